@@ -1,0 +1,178 @@
+"""The base as adapters see it: its fingerprint, its sizes and the shape of each of its linears.
+
+Reads config.json and safetensors headers only; refuses to know torch and the weights' values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from rootstock_adapters.errors import BaseError
+from rootstock_adapters.file import read_header
+
+Pooling = Literal["cls", "mean", "last"]
+Task = Literal["generate", "encode"]
+
+
+class Architecture(NamedTuple):
+    """What the file names alone do not say about a `model_type`."""
+
+    prefix: str  # module path of the backbone inside the task model, as PEFT writes it
+    task: Task
+    transposed: bool = False  # weights stored [in, out] (Hugging Face's Conv1D)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": Architecture("model", "generate"),
+    "mistral": Architecture("model", "generate"),
+    "qwen2": Architecture("model", "generate"),
+    "qwen3": Architecture("model", "generate"),
+    "gemma2": Architecture("model", "generate"),
+    "gemma3_text": Architecture("model", "generate"),
+    "phi": Architecture("model", "generate"),
+    "gpt2": Architecture("transformer", "generate", transposed=True),
+    "gpt_neox": Architecture("gpt_neox", "generate"),
+    "bert": Architecture("bert", "encode"),
+    "roberta": Architecture("roberta", "encode"),
+    "distilbert": Architecture("distilbert", "encode"),
+    "electra": Architecture("electra", "encode"),
+    "albert": Architecture("albert", "encode"),
+    "modernbert": Architecture("model", "encode"),
+}
+
+# Files that decide how a base behaves. A changed README does not make another base.
+FINGERPRINTED = (".json", ".safetensors", ".txt", ".model", ".jinja")
+NOT_LINEAR = ("embed", "wte", "wpe", "shared", "lm_head", "pooler", "cls.", "score", "classifier")
+
+
+class BaseCard(BaseModel):
+    """A base's identity and the sizes that decide which adapters fit it.
+
+    `linears` maps a module path inside the backbone (`layers.0.self_attn.q_proj`) to
+    `(out_features, in_features)`; `pooling` and `normalize` say how its embedding is made.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fingerprint: str
+    model_type: str
+    task: Task
+    hidden_size: int
+    layers: int
+    vocab_size: int
+    context_length: int
+    pooling: Pooling
+    normalize: bool
+    linears: dict[str, tuple[int, int]]
+
+    @classmethod
+    def read(cls, path: Path, name: str) -> BaseCard:
+        """Describe the Hugging Face folder at `path`.
+
+        Raises BaseError where it is not one, or of an architecture that is not known here.
+        """
+        config = _config(path)
+        known = ARCHITECTURES[config["model_type"]]
+        pooling, normalize = _pooling(path, known.task)
+        return cls(
+            name=name,
+            fingerprint=fingerprint(path),
+            model_type=config["model_type"],
+            task=known.task,
+            hidden_size=_first(config, "hidden_size", "n_embd", "dim"),
+            layers=_first(config, "num_hidden_layers", "n_layer", "n_layers"),
+            vocab_size=config["vocab_size"],
+            context_length=_first(config, "max_position_embeddings", "n_positions"),
+            pooling=pooling,
+            normalize=normalize,
+            linears=_linears(path, known),
+        )
+
+    @property
+    def prefix(self) -> str:
+        return ARCHITECTURES[self.model_type].prefix
+
+    def module_path(self, name: str) -> str:
+        """`name` as seen from the backbone: `model.layers.0.mlp` → `layers.0.mlp`."""
+        return name.removeprefix(self.prefix + ".")
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 over the names and digests of every file that decides how the base behaves."""
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        relative = file.relative_to(path).as_posix()
+        hidden = any(part.startswith(".") for part in relative.split("/"))
+        if file.is_file() and file.suffix in FINGERPRINTED and not hidden:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            total.update(f"{relative}\0{digest}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    if not file.is_file():
+        raise BaseError(f"{path} is not a base model: it has no config.json")
+    try:
+        config: dict[str, Any] = json.loads(file.read_text())
+        model_type = config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BaseError(f"{file} is not a model config: {error!r}") from error
+    if "auto_map" in config:
+        raise BaseError(f"{file} has auto_map: models that bring their own code are not served")
+    if model_type not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise BaseError(f"{file}: model_type {model_type!r} is not served here (known: {known})")
+    return config
+
+
+def _first(config: dict[str, Any], *names: str) -> int:
+    for name in names:
+        if name in config:
+            return int(config[name])
+    raise BaseError(f"config.json has none of {', '.join(names)}")
+
+
+def _linears(path: Path, known: Architecture) -> dict[str, tuple[int, int]]:
+    linears: dict[str, tuple[int, int]] = {}
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise BaseError(f"{path} has no .safetensors file (pickled weights are not read)")
+    for file in files:
+        for name, tensor in read_header(file).items():
+            module = name.removeprefix(known.prefix + ".").removesuffix(".weight")
+            is_linear = name.endswith(".weight") and len(tensor.shape) == 2
+            if is_linear and not any(word in module for word in NOT_LINEAR):
+                rows, columns = tensor.shape
+                linears[module] = (columns, rows) if known.transposed else (rows, columns)
+    return linears
+
+
+def _pooling(path: Path, task: Task) -> tuple[Pooling, bool]:
+    """sentence-transformers' files say how embeddings are pooled; else the task decides."""
+    file = path / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return ("mean", True) if task == "encode" else ("last", True)
+    modes = json.loads(file.read_text())
+    normalize = any(path.glob("*_Normalize")) or "Normalize" in _modules(path)
+    names: tuple[tuple[str, Pooling], ...] = (
+        ("pooling_mode_cls_token", "cls"),
+        ("pooling_mode_mean_tokens", "mean"),
+        ("pooling_mode_lasttoken", "last"),
+    )
+    for flag, pooling in names:
+        if modes.get(flag):
+            return pooling, normalize
+    raise BaseError(f"{file}: only cls, mean and last-token pooling are served")
+
+
+def _modules(path: Path) -> str:
+    file = path / "modules.json"
+    return file.read_text() if file.is_file() else ""

@@ -1,0 +1,1 @@
+"""Heads: feature-based tuning, a classifier on the frozen base's pooled hidden states."""

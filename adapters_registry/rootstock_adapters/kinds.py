@@ -1,0 +1,29 @@
+"""The table of kinds: the one place where a new kind is registered.
+
+Torch-free: a kind's op is named here and imported only by who computes with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from rootstock_adapters.errors import ArtifactError
+from rootstock_adapters.head.spec import HeadSpec
+from rootstock_adapters.lora.spec import LoraSpec
+from rootstock_adapters.spec import PartSpec
+
+KINDS: dict[str, type[PartSpec]] = {spec.kind: spec for spec in (HeadSpec, LoraSpec)}
+
+
+def parse_spec(kind: str, config: dict[str, Any]) -> PartSpec:
+    """The typed config of a part. Raises ArtifactError naming the field at fault."""
+    if kind not in KINDS:
+        raise ArtifactError(f"unknown kind {kind!r} (known: {', '.join(sorted(KINDS))})")
+    try:
+        return KINDS[kind].model_validate(config)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "config"
+        raise ArtifactError(f"{kind}: {field}: {first['msg']}") from error
