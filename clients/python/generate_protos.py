@@ -1,4 +1,4 @@
-"""Writes `rootstock_wire/v1/` from `rootstock_wire/proto/`: `python clients/python/generate_protos.py`.
+"""Makes `rootstock_wire/v1/` from `rootstock_wire/proto/`: run this file after editing the proto.
 
 It refuses to know any message: protoc reads them. Needs `grpcio-tools` (the `dev` extra); the
 installed package needs neither it nor this file.
