@@ -63,7 +63,7 @@ class Limits(Section):
     engine: EngineLimits = EngineLimits()
     max_body_bytes: Count = 4 * 1024 * 1024
     max_in_flight_per_tenant: Count = 64
-    max_concurrent_rows_per_request: Count = 64
+    max_rows_per_request: Count = 64
     drain_s: Annotated[float, Field(ge=0)] = 30.0
 
 

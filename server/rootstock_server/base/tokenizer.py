@@ -1,0 +1,152 @@
+"""A base's tokenizer: text and chat messages to token ids, and token ids to text piece by piece.
+
+Reads tokenizer.json with `tokenizers` and renders the base's chat template with transformers' own
+torch-free renderer, so that the front end does not load torch. Refuses to know what a model is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from rootstock_adapters.errors import BaseError
+from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers.decoders import DecodeStream
+from transformers.utils.chat_template_utils import render_jinja_template
+
+# Private-use characters around a special token that a caller wrote inside a message.
+_OPEN, _CLOSE = "\U000f0000", "\U000f0001"
+_MARKED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}|[{_OPEN}{_CLOSE}]")
+
+
+class ChatTemplateError(ValueError):
+    """The base has no chat template, or its template refuses these messages."""
+
+
+class Tokenizer:
+    """Safe to share between requests and threads; `stream` gives each request its own state.
+
+    A special token written by a caller is encoded as the plain text it is, never as the token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises BaseError where the folder has no tokenizer.json."""
+        file = path / "tokenizer.json"
+        if not file.is_file():
+            raise BaseError(
+                f"{path} has no tokenizer.json; write one with "
+                "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            )
+        self._template_side = _backend(file)
+        self._text_side = _backend(file)
+        self._text_side.encode_special_tokens = True
+        settings = _settings(path)
+        self._names = _special_names(settings)
+        self._template = _chat_template(path, settings)
+        added = self._template_side.get_added_tokens_decoder().values()
+        special = sorted((x.content for x in added if x.special), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a caller's text, with what the base itself puts around a text ([CLS], <s>)."""
+        return list(self._text_side.encode(text).ids)
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The ids of `{role, content, name?}` messages and the opening of the next answer.
+
+        Raises ChatTemplateError.
+        """
+        if self._template is None:
+            raise ChatTemplateError(
+                "this base has no chat template; ask it with /v1/completions instead"
+            )
+        if any(self._special.search(text) for each in messages for text in each.values()):
+            messages = [{key: self._mark(text) for key, text in x.items()} for x in messages]
+        try:
+            rendered, _ = render_jinja_template(
+                conversations=[[dict(message) for message in messages]],
+                chat_template=self._template,
+                add_generation_prompt=True,
+                **self._names,
+            )
+        except TemplateError as error:
+            raise ChatTemplateError(f"the base's chat template refuses: {error}") from error
+        return self._encode_rendered(rendered[0])
+
+    def _mark(self, text: str) -> str:
+        clean = text.replace(_OPEN, "").replace(_CLOSE, "")
+        return self._special.sub(f"{_OPEN}\\g<0>{_CLOSE}", clean)
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        # Splitting gives [template, marked, template, …]; None stands for a lone marker.
+        ids: list[int] = []
+        for index, piece in enumerate(_MARKED.split(text)):
+            side = self._text_side if index % 2 else self._template_side
+            if piece:
+                ids += side.encode(piece, add_special_tokens=False).ids
+        return ids
+
+    def token_text(self, token_id: int) -> str:
+        return str(self._template_side.decode([token_id], skip_special_tokens=False))
+
+    def stream(self, prompt_ids: Sequence[int]) -> TextStream:
+        return TextStream(self._template_side, prompt_ids)
+
+
+class TextStream:
+    """Turns one request's tokens into text as they come; whole characters only."""
+
+    def __init__(self, tokenizer: BackendTokenizer, prompt_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        # Some decoders drop a leading space: the last prompt token tells them it is not leading.
+        before = list(prompt_ids[-1:])
+        if tokenizer.decode(before, skip_special_tokens=True).endswith("\ufffd"):
+            before = []
+        self._stream = DecodeStream(ids=before, skip_special_tokens=True)
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes; empty while a character is incomplete."""
+        return self._stream.step(self._tokenizer, token_id) or ""
+
+
+def _backend(file: Path) -> BackendTokenizer:
+    try:
+        tokenizer = BackendTokenizer.from_file(str(file))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise BaseError(f"{file} is not a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (path / name).is_file():
+            settings.update(json.loads((path / name).read_text()))
+    return settings
+
+
+def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
+    """`bos_token`, `eos_token`, …: the names a chat template may use."""
+    names = {}
+    for key, value in settings.items():
+        content = value.get("content") if isinstance(value, dict) else value
+        if key.endswith("_token") and isinstance(content, str):
+            names[key] = content
+    return names
+
+
+def _chat_template(path: Path, settings: Mapping[str, Any]) -> str | None:
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text()
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {each["name"]: each["template"] for each in template}
+        template = named.get("default")
+    return template

@@ -1,0 +1,47 @@
+"""Who is asking: an `Authorization: Bearer` key becomes its owner.
+
+Refuses to know what the owner asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from rootstock_registry import KeyOwner, Registry
+
+from rootstock_server.errors import Forbidden, Unauthenticated
+
+# Each role may do what the ones before it may.
+ROLES = ("caller", "publisher", "admin")
+LOCAL = KeyOwner(tenant="local", role="admin", key_id="no-auth")
+# A longer header is not a key; it is not worth hashing.
+MAX_HEADER_CHARS = 512
+
+
+class Authenticator:
+    """With `no_auth`, everybody is the tenant `local`: only for the loopback address."""
+
+    def __init__(self, registry: Registry, *, no_auth: bool) -> None:
+        self._registry = registry
+        self._no_auth = no_auth
+
+    async def authenticate(self, authorization: str | None, needs: str = "caller") -> KeyOwner:
+        """The owner of the key in the header's value.
+
+        Raises Unauthenticated without a valid key, Forbidden where its role is too small.
+        """
+        owner = LOCAL if self._no_auth else await self._owner(authorization)
+        if ROLES.index(owner.role) < ROLES.index(needs):
+            raise Forbidden(f"this key is a {owner.role}'s; this call needs a {needs}'s")
+        return owner
+
+    async def _owner(self, authorization: str | None) -> KeyOwner:
+        if not authorization:
+            raise Unauthenticated("no API key: send the header `Authorization: Bearer rsk_…`")
+        scheme, _, secret = authorization.partition(" ")
+        owner = None
+        if scheme.lower() == "bearer" and len(secret) <= MAX_HEADER_CHARS:
+            owner = await asyncio.to_thread(self._registry.key_owner, secret.strip())
+        if owner is None:
+            raise Unauthenticated("this API key is not valid here")
+        return owner
