@@ -6,7 +6,15 @@ they refuse to know text, tenants, aliases and routes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
 import msgspec
+
+if TYPE_CHECKING:  # the front end reads these nouns without torch
+    import torch
+
+    from rootstock_server.adapters.residency import ResidentVersion
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,4 +107,99 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat", kw_only=True):
     resident: list[Resident]
 
 
-Event = Token | Encoded | Failed | Heartbeat
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine process is told at its start; `card` and `limits` are pydantic's JSON."""
+
+    address: str
+    base_path: str
+    card: str
+    blobs: str
+    dtype: str
+    limits: str
+
+
+class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):
+    """The engine's first event: the base is loaded and packed rows equal single ones."""
+
+    dtype: str
+    parity_error: float  # relative to the largest output of the probe
+    seconds: float
+
+
+Event = Token | Encoded | Failed | Heartbeat | Started
+
+
+@dataclass(eq=False)
+class Request:
+    """A command on its way through the engine. Only the engine's thread touches it."""
+
+    command: Generate | Encode
+    tokens: list[int]  # the prompt, then what was generated
+    computed: int = 0  # how many of them the base has seen
+    blocks: tuple[int, ...] = ()  # its share of the KV cache
+    leases: dict[str, ResidentVersion] = field(default_factory=dict)  # by digest, once admitted
+    generator: torch.Generator | None = None  # its own random numbers, so batches cannot matter
+    hidden: list[torch.Tensor] = field(default_factory=list)  # Encode: [t, D] of each chunk
+
+    @property
+    def id(self) -> str:
+        return self.command.id
+
+    @property
+    def pending(self) -> int:
+        """Tokens that the base has not seen yet; 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.command.prompt_ids)
+
+    @property
+    def decoding(self) -> bool:
+        return self.generated > 0
+
+    @property
+    def versions(self) -> set[str]:
+        """Digests of every version this request needs resident."""
+        heads = self.command.heads if isinstance(self.command, Encode) else []
+        return {*heads, *([self.command.version] if self.command.version else [])}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A request's part of one step: its next `tokens` pending tokens."""
+
+    request: Request
+    tokens: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether the base has then seen all there is, so that an output can be read."""
+        return self.tokens == self.request.pending
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step runs: decode shares (one token each) first, then prefill chunks."""
+
+    shares: tuple[Share, ...]
+    decode_rows: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    token_id: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """This row, and only this row, has no answer."""
+
+    error: str
+    message: str
+
+
+# What a share's hidden states became; None while a prompt is still being read.
+Output = Sampled | Encoded | Fault | None

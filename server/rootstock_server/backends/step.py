@@ -1,0 +1,107 @@
+"""The shape of one step, as backends and attention see it: rows packed into one token axis.
+
+T tokens of S rows, decode rows (one token each) first. Refuses to know requests and names.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rootstock_server.backends.reference import KvCache, SlotArrays
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence's share of a step: tokens `start:stop` of the packed axis."""
+
+    start: int
+    stop: int
+    kv_length: int  # tokens in the cache once this step's are written
+    blocks: tuple[int, ...] = ()  # its cache blocks, in order; empty without a cache
+
+    @property
+    def tokens(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens `start:stop` under one slot."""
+
+    start: int
+    stop: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class SlotGrid:
+    """Segments laid out as a dense grid [slots, width] of tokens, for one batched product.
+
+    `slots` is the covered range of slots; cell `cells[i]` of the flattened grid holds token
+    `tokens[i]`; `width` is the most tokens any slot has.
+    """
+
+    slots: slice
+    width: int
+    tokens: Tensor  # [n] int64
+    cells: Tensor  # [n] int64
+    identity: bool  # the grid is exactly the tokens `tokens[0]:tokens[-1]+1`, in order
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """Which tokens of a step run under which slot of one family of slot arrays."""
+
+    arrays: SlotArrays
+    segments: tuple[Segment, ...]
+    grid: SlotGrid | None  # where one batched product beats a loop over the segments
+
+
+@dataclass
+class Step:
+    """Everything that attention and the linears need to know about the running forward pass."""
+
+    token_ids: Tensor  # [T] int64
+    positions: Tensor  # [T] int64
+    rows: tuple[Row, ...]
+    decode_rows: int = 0
+    cache: KvCache | None = None
+    attachments: tuple[Attachment, ...] = ()
+    scratch: dict[object, Tensor] = field(default_factory=dict)  # masks and indices, per step
+
+
+_running = threading.local()
+
+
+@contextmanager
+def running(step: Step) -> Iterator[None]:
+    """Make `step` the one that attention and linears of this thread see."""
+    _running.step = step
+    try:
+        yield
+    finally:
+        _running.step = None
+
+
+def current() -> Step:
+    step: Step | None = getattr(_running, "step", None)
+    if step is None:
+        raise RuntimeError("the base was called outside a step: use runner.forward")
+    return step
+
+
+def pack(chunks: list[list[int]], starts: list[int]) -> tuple[Tensor, Tensor]:
+    """Token ids and positions [T] of `chunks`, where chunk i begins at position `starts[i]`."""
+    ids = torch.tensor([token for chunk in chunks for token in chunk], dtype=torch.long)
+    positions = torch.cat(
+        [torch.arange(start, start + len(c)) for c, start in zip(chunks, starts, strict=True)]
+    )
+    return ids, positions

@@ -1,0 +1,136 @@
+"""Load a Hugging Face folder and make it ready to be shared: frozen, packed, adaptable, proven.
+
+Refuses to know adapters; it only leaves the places where they attach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.errors import BaseError
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from rootstock_server.backends.reference import KvCache
+from rootstock_server.backends.step import Step, running
+from rootstock_server.base.attention import use_packed_attention
+from rootstock_server.base.linears import LinearGroup, OutputLinear, adapt
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Families whose positions begin after the padding id instead of at 0.
+OFFSET_POSITIONS = ("roberta",)
+
+
+@dataclass
+class Base:
+    """A frozen base, ready for packed steps. `forward` is the only way through it."""
+
+    card: BaseCard
+    dtype: torch.dtype
+    backbone: nn.Module
+    groups: list[LinearGroup]
+    output: OutputLinear | None  # None for encoders
+    softcap: float | None  # of the final logits (Gemma 2)
+    position_offset: int
+    eos_ids: frozenset[int]
+    kv_heads: int
+    head_dim: int
+
+    @torch.inference_mode()
+    def forward(self, step: Step) -> Tensor:
+        """Last hidden states [T, hidden] of a packed step."""
+        with running(step):
+            positions = step.positions + self.position_offset
+            out = self.backbone(
+                input_ids=step.token_ids[None],
+                position_ids=positions[None],
+                **({"use_cache": False} if self.output else {}),
+            )
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits [S, vocabulary] fp32 of hidden states [S, hidden]."""
+        if self.output is None:
+            raise RuntimeError("an encoder has no next-token logits")
+        logits = self.output(hidden)
+        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
+    def new_cache(self, mebibytes: int) -> KvCache | None:
+        """A cache of at most `mebibytes` MiB; None for encoders, which keep nothing."""
+        if self.output is None:
+            return None
+        layers = self.card.layers
+        per_block = KvCache.block_bytes(layers, self.kv_heads, self.head_dim, self.dtype)
+        blocks = max(1, (mebibytes << 20) // per_block)
+        return KvCache(layers, blocks, self.kv_heads, self.head_dim, self.dtype)
+
+
+def load_model(path: Path, card: BaseCard, dtype: str) -> PreTrainedModel:
+    """The untouched model, frozen, with its own eager attention: what parity is measured against.
+
+    Raises BaseError where transformers cannot load the folder.
+    """
+    options = {
+        "dtype": resolve_dtype(path, dtype), "attn_implementation": "eager",
+        "use_safetensors": True, "trust_remote_code": False, "local_files_only": True,
+    }  # fmt: skip
+    try:
+        if card.task == "generate":
+            model = AutoModelForCausalLM.from_pretrained(path, **options)
+        else:
+            pooler = {} if card.model_type in ("distilbert", "electra", "modernbert") else {
+                "add_pooling_layer": False
+            }  # fmt: skip
+            model = AutoModel.from_pretrained(path, **options, **pooler)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseError(f"base {card.name}: {path} cannot be loaded: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
+    """Make `model` packed and adaptable, in place."""
+    config = model.config
+    generates = card.task == "generate"
+    backbone = getattr(model, model.base_model_prefix) if generates else model
+    dtype = model.dtype
+    output = OutputLinear(model.get_output_embeddings()) if generates else None
+    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1)
+    use_packed_attention(model)
+    offset = config.pad_token_id + 1 if card.model_type in OFFSET_POSITIONS else 0
+    return Base(
+        card=card,
+        dtype=dtype,
+        backbone=backbone,
+        groups=adapt(backbone),
+        output=output,
+        softcap=getattr(config, "final_logit_softcapping", None),
+        position_offset=offset,
+        eos_ids=_eos_ids(model),
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or card.hidden_size // heads,
+    )
+
+
+def resolve_dtype(path: Path, dtype: str) -> torch.dtype:
+    """`auto` is the folder's own dtype, or fp32 where this CPU has no fast bf16."""
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    if dtype != "auto":
+        raise BaseError(f"dtype {dtype!r} is not served (use auto, float32 or bfloat16)")
+    from transformers import AutoConfig
+
+    stored = AutoConfig.from_pretrained(path, local_files_only=True).dtype
+    fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if stored == torch.bfloat16 and fast else torch.float32
+
+
+def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
+    generation: GenerationConfig | None = getattr(model, "generation_config", None)
+    eos = generation.eos_token_id if generation else None
+    if eos is None:
+        eos = getattr(model.config, "eos_token_id", None)
+    return frozenset([eos] if isinstance(eos, int) else eos or [])

@@ -1,0 +1,1 @@
+"""Time: what runs next. The engine is kind-blind, tenant-blind and text-blind."""

@@ -1,0 +1,187 @@
+"""The front end's side of the engine: commands out, events back to whoever asked.
+
+Refuses to know texts, names and tenants; it speaks in token ids and digests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import zmq
+import zmq.asyncio
+from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.errors import BaseError
+
+from rootstock_server import errors
+from rootstock_server.config import EngineLimits
+from rootstock_server.engine.request import (
+    Cancel,
+    Command,
+    Encode,
+    Encoded,
+    Event,
+    Failed,
+    Generate,
+    Heartbeat,
+    Setup,
+    Started,
+    Token,
+)
+from rootstock_server.engine.supervisor import Supervisor
+
+HEARTBEAT_LIMIT_S = 10.0
+Answer = Token | Encoded | Failed
+
+
+class EngineClient:
+    """One engine process, used from one asyncio loop."""
+
+    def __init__(
+        self, base_path: Path, card: BaseCard, home: Path, dtype: str, limits: EngineLimits
+    ) -> None:
+        self.card = card
+        self.heartbeat: Heartbeat | None = None
+        self.started: Started | None = None
+        # Sockets live in a short private folder: a Unix socket's path has at most 107 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="rootstock-"))
+        address = f"ipc://{self._folder}/engine"
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+        self._socket.bind(address)
+        setup = Setup(
+            address=address,
+            base_path=str(base_path),
+            card=card.model_dump_json(),
+            blobs=str(home / "blobs"),
+            dtype=dtype,
+            limits=limits.model_dump_json(),
+        )
+        self._supervisor = Supervisor(setup, limits.threads or 1, self._on_death)
+        self._waiting: dict[str, asyncio.Queue[Answer]] = {}
+        self._ready: asyncio.Future[Started] | None = None
+        self._receiver: asyncio.Task[None] | None = None
+        self._last_heartbeat = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine was heard of in the last ten seconds, or is still loading."""
+        loading = self._ready is not None and not self._ready.done()
+        return loading or time.monotonic() - self._last_heartbeat < HEARTBEAT_LIMIT_S
+
+    async def start(self) -> None:
+        """Start the process and wait until the base is loaded and its parity probe has passed.
+
+        Raises BaseError where the base cannot be served, ServerFault where the process ended.
+        """
+        self._ready = asyncio.get_running_loop().create_future()
+        self._receiver = asyncio.create_task(self._receive())
+        await self._supervisor.start()
+        self.started = await self._ready
+
+    async def close(self) -> None:
+        await self._supervisor.stop()
+        if self._receiver is not None:
+            self._receiver.cancel()
+        self._fail_all("Overloaded", "the server is stopping")
+        self._socket.close(linger=0)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def generate(self, request: Generate) -> AsyncIterator[Token]:
+        """Tokens as they come. Closing the iterator cancels the row.
+
+        Raises the RootstockError that the engine names.
+        """
+        answers = await self._submit(request)
+        finished = False
+        try:
+            while not finished:
+                answer = _token(await answers.get())
+                finished = answer.finish_reason is not None
+                yield answer
+        except errors.RootstockError:
+            finished = True
+            raise
+        finally:
+            self._forget(request.id, cancel=not finished)
+
+    async def encode(self, request: Encode) -> Encoded:
+        """One pass: embedding and heads. Cancelling the task cancels the row."""
+        answers = await self._submit(request)
+        answered = False
+        try:
+            answer = await answers.get()
+            answered = True
+            if isinstance(answer, Failed):
+                raise _error(answer)
+            assert isinstance(answer, Encoded)
+            return answer
+        finally:
+            self._forget(request.id, cancel=not answered)
+
+    async def _submit(self, request: Generate | Encode) -> asyncio.Queue[Answer]:
+        if self._ready is None or not self._ready.done():
+            raise errors.Overloaded("the engine is starting; try again in a moment")
+        answers = self._waiting[request.id] = asyncio.Queue()
+        await self._send(request)
+        return answers
+
+    def _forget(self, request_id: str, *, cancel: bool) -> None:
+        if self._waiting.pop(request_id, None) is not None and cancel and not self._socket.closed:
+            self._socket.send(msgspec.msgpack.encode(Cancel(request_id)))
+
+    async def _send(self, command: Command) -> None:
+        await self._socket.send(msgspec.msgpack.encode(command))
+
+    async def _receive(self) -> None:
+        decoder = msgspec.msgpack.Decoder(list[Event])
+        while True:
+            for event in decoder.decode(await self._socket.recv()):
+                self._dispatch(event)
+
+    def _dispatch(self, event: Event) -> None:
+        if isinstance(event, Heartbeat):
+            self.heartbeat, self._last_heartbeat = event, time.monotonic()
+        elif isinstance(event, Started):
+            self._last_heartbeat = time.monotonic()
+            if self._ready is not None and not self._ready.done():
+                self._ready.set_result(event)
+        elif event.id in self._waiting:
+            self._waiting[event.id].put_nowait(event)
+        elif isinstance(event, Failed) and not event.id:
+            self._refuse(BaseError(event.message))
+
+    def _refuse(self, error: Exception) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(error)
+
+    def _on_death(self, code: int) -> None:
+        """The process ended: answer what was in flight, and wait for the next one."""
+        if self.started is None:
+            self._refuse(errors.ServerFault(f"the engine ended with exit code {code} at start"))
+            return
+        self.heartbeat = None
+        self._ready = asyncio.get_running_loop().create_future()
+        self._fail_all("Overloaded", "the engine died and is being restarted; try again")
+
+    def _fail_all(self, error: str, message: str) -> None:
+        for request_id, answers in self._waiting.items():
+            answers.put_nowait(Failed(id=request_id, error=error, message=message))
+
+
+def _token(answer: Answer) -> Token:
+    if isinstance(answer, Failed):
+        raise _error(answer)
+    assert isinstance(answer, Token)
+    return answer
+
+
+def _error(answer: Failed) -> errors.RootstockError:
+    """The class that the engine named; an unknown name is our fault, not the caller's."""
+    named = getattr(errors, answer.error, errors.ServerFault)
+    error: errors.RootstockError = named(answer.message)
+    return error

@@ -1,0 +1,122 @@
+"""The engine: one base, one thread, no locks. `step` is the whole loop body.
+
+Commands are applied between steps, by the same thread. Refuses to know sockets and processes.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from rootstock_adapters.op import Prepared
+from rootstock_registry.blobs import BlobStore
+
+from rootstock_server.adapters.fetch import fetch
+from rootstock_server.adapters.residency import Residency
+from rootstock_server.adapters.slots import Slots
+from rootstock_server.base.load import Base
+from rootstock_server.config import EngineLimits
+from rootstock_server.engine.kv_blocks import KvBlocks
+from rootstock_server.engine.readout import read_out
+from rootstock_server.engine.request import (
+    Batch,
+    Cancel,
+    Command,
+    Event,
+    Failed,
+    Fault,
+    Heartbeat,
+    Output,
+    Resident,
+)
+from rootstock_server.engine.runner import Runner
+from rootstock_server.engine.scheduler import Scheduler
+from rootstock_server.errors import RootstockError
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Answers batches in which every row may use a different version."""
+
+    def __init__(self, base: Base, blobs: BlobStore, limits: EngineLimits) -> None:
+        def load(digest: str) -> Prepared:
+            return fetch(blobs, base.card, digest)
+
+        self.base = base
+        self._cache = base.new_cache(limits.kv_cache_mib)
+        self._blocks = KvBlocks(self._cache.blocks) if self._cache else None
+        self._slots = Slots(base.groups, limits.max_rank)
+        self.residency = Residency(self._slots, load, limits.adapter_memory_mib << 20)
+        self.scheduler = Scheduler(
+            limits, self.residency, self._blocks, base.eos_ids, base.card.context_length
+        )
+        self._runner = Runner(base, self._slots, self._cache)
+        self._steps = 0
+        self._runnable = False  # something changed that may let a waiting request run
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do something now. Waiting for a load is not being busy."""
+        return bool(self.scheduler.running) or self._runnable
+
+    def apply(self, command: Command) -> list[Event]:
+        """Take a command, between steps. A request that can never run fails here, in words."""
+        self._runnable = True
+        if isinstance(command, Cancel):
+            self.scheduler.cancel(command.id)
+            return []
+        try:
+            self.scheduler.add(command)
+        except RootstockError as error:
+            return [Failed(id=command.id, error=type(error).__name__, message=error.message)]
+        return []
+
+    def step(self) -> list[Event]:
+        """Run one batch: the frozen base once, many adapters. Empty when nothing can run."""
+        events = self.scheduler.drop_unloadable(self.residency.settle())
+        batch = self.scheduler.next_batch()
+        self._runnable = bool(batch.shares)
+        if batch.shares:
+            self._steps += 1
+            events += self.scheduler.commit(batch, self._run(batch))
+        return events
+
+    def wake(self) -> None:
+        """A load has finished: the next step may admit who waited for it."""
+        self._runnable = True
+
+    def _run(self, batch: Batch) -> list[Output]:
+        """Outputs of the batch. Whatever goes wrong ends these requests, never the engine."""
+        try:
+            hidden = self._runner.forward(batch)
+            outputs = read_out(self.base, hidden, batch)
+        except Exception:
+            log.exception("a step failed; its requests are answered with an error")
+            outputs = [Fault("ServerFault", "the step failed; see the server's log")] * len(
+                batch.shares
+            )
+        self._wipe(batch, outputs)
+        return outputs
+
+    def _wipe(self, batch: Batch, outputs: list[Output]) -> None:
+        """A failed row may leave NaN in its blocks, and masked NaN is still NaN to the next."""
+        if self._cache is None:
+            return
+        for share, output in zip(batch.shares, outputs, strict=True):
+            if isinstance(output, Fault):
+                self._cache.clear(share.request.blocks)
+
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            kv_blocks_used=self._blocks.used if self._blocks else 0,
+            kv_blocks=self._blocks.total if self._blocks else 0,
+            steps=self._steps,
+            resident=[
+                Resident(version=v.digest, bytes=v.nbytes, leases=v.leases) for v in self.residency
+            ],
+        )
+
+    def close(self) -> None:
+        self.residency.close()

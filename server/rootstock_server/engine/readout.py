@@ -1,0 +1,68 @@
+"""From hidden states to outputs: the next token, an embedding, the logits of heads.
+
+Many heads read one pass. Refuses to know schedules and sockets.
+"""
+
+from __future__ import annotations
+
+import torch
+from rootstock_adapters.head import op as head_op
+from torch import Tensor
+
+from rootstock_server.base.load import Base
+from rootstock_server.engine.request import (
+    Batch,
+    Encode,
+    Encoded,
+    Fault,
+    Generate,
+    HeadAnswer,
+    Output,
+    Request,
+)
+from rootstock_server.engine.sampler import sample
+
+
+@torch.inference_mode()
+def read_out(base: Base, hidden: Tensor, batch: Batch) -> list[Output]:
+    """One output per share of `batch`; `hidden` [T, D] in the order of its shares."""
+    outputs: list[Output] = [None] * len(batch.shares)
+    generating: list[tuple[int, int]] = []  # (share, its last token)
+    stop = 0
+    for number, share in enumerate(batch.shares):
+        start, stop = stop, stop + share.tokens
+        if isinstance(share.request.command, Encode):
+            share.request.hidden.append(hidden[start:stop].float())
+            if share.completes:
+                outputs[number] = _encoded(base, share.request)
+        elif share.completes:
+            generating.append((number, stop - 1))
+    if generating:
+        logits = base.logits(hidden[[last for _, last in generating]])
+        requests = [batch.shares[number].request for number, _ in generating]
+        sampled = sample(logits, requests, base.eos_ids)
+        for (number, _), output in zip(generating, sampled, strict=True):
+            outputs[number] = output
+    return outputs
+
+
+def _encoded(base: Base, request: Request) -> Encoded | Fault:
+    command = request.command
+    assert not isinstance(command, Generate)
+    hidden = torch.cat(request.hidden)[None]  # [1, L, D]
+    mask = torch.ones(hidden.shape[:2], dtype=torch.long)
+    if not torch.isfinite(hidden).all():
+        return Fault("ServerFault", "numerical_error: hidden states are not finite")
+    answers = []
+    for digest in command.heads:
+        head = request.leases[digest].readout
+        if head is None:
+            return Fault("AdapterMismatch", f"version {digest} has no head to classify with")
+        pooled = head_op.pool(hidden, mask, head.pooling, head.normalize)
+        logits = head_op.logits(pooled, head.weight, head.bias)[0]
+        answers.append(HeadAnswer(version=digest, labels=list(head.labels), logits=logits.tolist()))
+    embedding = None
+    if command.embed:
+        pooled = head_op.pool(hidden, mask, base.card.pooling, base.card.normalize)
+        embedding = pooled[0].tolist()
+    return Encoded(id=request.id, embedding=embedding, heads=answers)

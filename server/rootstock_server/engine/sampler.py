@@ -1,0 +1,63 @@
+"""From next-token logits to tokens, each row by its own rules and its own random numbers.
+
+Refuses to know where logits come from. Names and meanings are OpenAI's and vLLM's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rootstock_server.engine.request import Fault, Generate, Request, Sampled
+
+
+def sample(
+    logits: Tensor, requests: Sequence[Request], eos_ids: frozenset[int]
+) -> list[Sampled | Fault]:
+    """One token per row. `logits` [S, V] fp32, row i for `requests[i]`.
+
+    A row whose logits are not finite becomes a Fault; its neighbours are untouched.
+    """
+    finite = torch.isfinite(logits).all(dim=1).tolist()
+    best = logits.argmax(dim=1).tolist()
+    outputs: list[Sampled | Fault] = []
+    for row, request in enumerate(requests):
+        if not finite[row]:
+            outputs.append(Fault("ServerFault", "numerical_error: logits are not finite"))
+            continue
+        outputs.append(_sample_row(logits[row], best[row], request, eos_ids))
+    return outputs
+
+
+def _sample_row(logits: Tensor, best: int, request: Request, eos_ids: frozenset[int]) -> Sampled:
+    command = request.command
+    assert isinstance(command, Generate)
+    sampling = command.sampling
+    allowed = logits
+    if eos_ids and request.generated < sampling.min_tokens:
+        allowed = logits.clone()
+        allowed[list(eos_ids)] = float("-inf")
+        best = int(allowed.argmax())
+    token = best
+    if request.generator is not None:
+        token = _draw(allowed, request, sampling.temperature, sampling.top_k, sampling.top_p)
+    if sampling.logprobs is None:
+        return Sampled(token)
+    logprobs = torch.log_softmax(logits, dim=-1)
+    values, ids = logprobs.topk(min(sampling.logprobs, len(logprobs)))
+    pairs = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return Sampled(token, float(logprobs[token]), pairs)
+
+
+def _draw(logits: Tensor, request: Request, temperature: float, top_k: int, top_p: float) -> int:
+    """Temperature, then top-k, then nucleus (Holtzman et al., arXiv 1904.09751), then one draw."""
+    ordered, ids = (logits / temperature).sort(descending=True, stable=True)
+    if 0 < top_k < len(ordered):
+        ordered, ids = ordered[:top_k], ids[:top_k]
+    probabilities = torch.softmax(ordered, dim=-1)
+    if top_p < 1:
+        before = probabilities.cumsum(0) - probabilities
+        probabilities = torch.where(before < top_p, probabilities, 0.0)
+    return int(ids[torch.multinomial(probabilities, 1, generator=request.generator)])

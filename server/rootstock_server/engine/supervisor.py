@@ -1,0 +1,75 @@
+"""Start the engine's process, and start it again when it dies.
+
+Refuses to know what is said over the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from rootstock_server.engine.request import Setup
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
+STOP_S = 5.0
+
+
+class Supervisor:
+    """Keeps one engine process alive. `died` is called each time it ends without being told to."""
+
+    def __init__(self, setup: Setup, threads: int, died: Callable[[int], None]) -> None:
+        self._setup, self._threads, self._died = setup, threads, died
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._spawn()
+        self._watch = asyncio.create_task(self._keep_alive())
+
+    async def stop(self) -> None:
+        """Ask the process to leave by closing its pipe; insist after a while."""
+        if self._watch is not None:
+            self._watch.cancel()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _spawn(self) -> None:
+        threads = {
+            "OMP_NUM_THREADS": str(self._threads),
+            # Spinning threads of two processes on the same cores double a step's time.
+            "OMP_WAIT_POLICY": "passive",
+        }
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rootstock_server.engine.worker",
+            stdin=asyncio.subprocess.PIPE,
+            env={**os.environ, **threads},
+        )  # fmt: skip
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(self._setup) + b"\n")
+        await self._process.stdin.drain()
+
+    async def _keep_alive(self) -> None:
+        delay = FIRST_RETRY_S
+        loop = asyncio.get_running_loop()
+        while self._process is not None:
+            begun = loop.time()
+            code = await self._process.wait()
+            self._died(code)
+            delay = FIRST_RETRY_S if loop.time() - begun > LAST_RETRY_S else delay
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RETRY_S)
+            await self._spawn()
