@@ -5,7 +5,9 @@ Refuses to know versions and kinds: it sees rows and slots.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -43,19 +45,24 @@ def _segments(members: Iterable[tuple[Slot, Row]]) -> list[Segment]:
 
 
 def _grid(segments: Sequence[Segment]) -> SlotGrid | None:
-    used = [segment.slot for segment in segments]
-    counts = dict.fromkeys(used, 0)
-    tokens, places = [], []
+    """The grid of `segments`, or None where a loop over them does less work."""
+    gapless = all(a.stop == b.start for a, b in pairwise(segments))
+    if len(segments) < 2 or not gapless:
+        return None
+    filled: Counter[int] = Counter()
+    places = []
     for segment in segments:
-        for token in range(segment.start, segment.stop):
-            tokens.append(token)
-            places.append((segment.slot, counts[segment.slot]))
-            counts[segment.slot] += 1
-    width, low, high = max(counts.values()), min(used), max(used) + 1
-    if len(counts) < 2 or (high - low) * width > GRID_WASTE * len(tokens):
+        for _ in range(segment.start, segment.stop):
+            places.append((segment.slot, filled[segment.slot]))
+            filled[segment.slot] += 1
+    width, low, high = max(filled.values()), min(filled), max(filled) + 1
+    if (high - low) * width > GRID_WASTE * len(places):
         return None
     cells = [(slot - low) * width + place for slot, place in places]
-    identity = cells == list(range((high - low) * width)) and tokens == list(
-        range(tokens[0], tokens[0] + len(tokens))
+    in_order = cells == list(range((high - low) * width))
+    return SlotGrid(
+        slice(low, high),
+        width,
+        slice(segments[0].start, segments[-1].stop),
+        None if in_order else torch.tensor(cells),
     )
-    return SlotGrid(slice(low, high), width, torch.tensor(tokens), torch.tensor(cells), identity)

@@ -111,21 +111,16 @@ def _delta_grid(
 ) -> None:
     rank = ups[0].shape[1]
     down = down[grid.slots]
-    slots = len(down)
-    tokens = slice(int(grid.tokens[0]), int(grid.tokens[0]) + len(grid.tokens))
-    if grid.identity:
-        cells = x[tokens].float()
-    else:
-        cells = x.new_zeros(slots * grid.width, x.shape[1], dtype=torch.float32)
-        cells.index_copy_(0, grid.cells, x.index_select(0, grid.tokens).float())
-    hidden = torch.bmm(cells.view(slots, grid.width, -1), down.transpose(1, 2))
+    x = x[grid.tokens].float()
+    if grid.cells is not None:
+        cells = x.new_zeros(len(down) * grid.width, x.shape[1])
+        x = cells.index_copy_(0, grid.cells, x)
+    hidden = torch.bmm(x.view(len(down), grid.width, -1), down.transpose(1, 2))
     for m, (y, up) in enumerate(zip(ys, ups, strict=True)):
-        update = torch.bmm(hidden[:, :, m * rank : (m + 1) * rank], up[grid.slots])
-        update = update.view(slots * grid.width, -1)
-        if grid.identity:
-            y[tokens] += update.to(y.dtype)
-        else:
-            y.index_add_(0, grid.tokens, update.index_select(0, grid.cells).to(y.dtype))
+        update = torch.bmm(hidden[:, :, m * rank : (m + 1) * rank], up[grid.slots]).flatten(0, 1)
+        if grid.cells is not None:
+            update = update.index_select(0, grid.cells)
+        y[grid.tokens] += update.to(y.dtype)
 
 
 class KvCache:

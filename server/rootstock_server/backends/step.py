@@ -43,17 +43,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class SlotGrid:
-    """Segments laid out as a dense grid [slots, width] of tokens, for one batched product.
+    """Segments laid out as a dense grid [slots, width] of tokens, for one batched product."""
 
-    `slots` is the covered range of slots; cell `cells[i]` of the flattened grid holds token
-    `tokens[i]`; `width` is the most tokens any slot has.
-    """
-
-    slots: slice
-    width: int
-    tokens: Tensor  # [n] int64
-    cells: Tensor  # [n] int64
-    identity: bool  # the grid is exactly the tokens `tokens[0]:tokens[-1]+1`, in order
+    slots: slice  # the covered range of slots
+    width: int  # the most tokens that any of them has
+    tokens: slice  # the covered tokens of the step, without a gap
+    cells: Tensor | None  # [t] int64: cell of each token in the flattened grid; None: all, in order
 
 
 @dataclass(frozen=True)
