@@ -1,0 +1,4 @@
+"""The doors: each transport translated into the one handle, and its answers translated back.
+
+Refuses to know how tokens are made and how artifacts are stored.
+"""

@@ -1,0 +1,256 @@
+"""A generation's events in OpenAI's shapes: whole answers and the chunks of a stream.
+
+Refuses to know how they are framed and sent.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from rootstock_wire.openai import (
+    AssistantMessage,
+    ChatBody,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChunkChoice,
+    Completion,
+    CompletionBody,
+    CompletionChoice,
+    CompletionLogprobs,
+    FinishReason,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+
+from rootstock_server.api.handle import Begun
+from rootstock_server.api.stream import Delta, Score, ScoredToken
+
+
+class Envelope:
+    """What every chunk of one answer repeats."""
+
+    def __init__(self, begun: Begun, prefix: str) -> None:
+        self.begun = begun
+        self.id = f"{prefix}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.model = begun.target.model
+        self.digest = begun.target.digest
+
+    def prompt_ids(self, answer: int, answers_per_prompt: int) -> list[int]:
+        return self.begun.prompt_ids[answer // answers_per_prompt]
+
+    def usage(self, completion_tokens: int) -> Usage:
+        prompt_tokens = self.begun.prompt_tokens
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
+
+
+@dataclass
+class Collected:
+    """One answer put together from its deltas."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    scored: list[ScoredToken] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+async def collect(begun: Begun, n: int, deltas: AsyncIterator[Delta]) -> list[Collected]:
+    """All answers of a generation, in the order of their indices."""
+    answers = [Collected() for _ in range(len(begun.prompt_ids) * n)]
+    async for delta in deltas:
+        answer = answers[delta.index]
+        answer.text += delta.text
+        answer.token_ids.append(delta.token_id)
+        if delta.scored is not None:
+            answer.scored.append(delta.scored)
+        answer.finish_reason = delta.finish_reason
+    return answers
+
+
+def completion(begun: Begun, body: CompletionBody, answers: Sequence[Collected]) -> Completion:
+    envelope = Envelope(begun, "cmpl")
+    n = body.n or 1
+    choices = [
+        CompletionChoice(
+            index=index,
+            text=answer.text,
+            finish_reason=cast(FinishReason, answer.finish_reason),
+            logprobs=_completion_logprobs(body, answer.scored, 0),
+            token_ids=answer.token_ids if body.return_token_ids else None,
+            prompt_token_ids=envelope.prompt_ids(index, n) if body.return_token_ids else None,
+        )
+        for index, answer in enumerate(answers)
+    ]
+    return _completion(envelope, choices, envelope.usage(_made(answers)))
+
+
+def chat_completion(begun: Begun, body: ChatBody, answers: Sequence[Collected]) -> ChatCompletion:
+    envelope = Envelope(begun, "chatcmpl")
+    choices = [
+        ChatChoice(
+            index=index,
+            message=AssistantMessage(content=answer.text),
+            finish_reason=cast(FinishReason, answer.finish_reason),
+            logprobs=_chat_logprobs(body, answer.scored),
+            token_ids=answer.token_ids if body.return_token_ids else None,
+        )
+        for index, answer in enumerate(answers)
+    ]
+    return ChatCompletion(
+        id=envelope.id,
+        created=envelope.created,
+        model=envelope.model,
+        system_fingerprint=envelope.digest,
+        choices=choices,
+        usage=envelope.usage(_made(answers)),
+        prompt_token_ids=begun.prompt_ids[0] if body.return_token_ids else None,
+    )
+
+
+async def completion_chunks(
+    begun: Begun, body: CompletionBody, deltas: AsyncIterator[Delta]
+) -> AsyncIterator[Completion]:
+    envelope = Envelope(begun, "cmpl")
+    n = body.n or 1
+    offsets: dict[int, int] = {}
+    made = 0
+    async for delta in deltas:
+        made += 1
+        first = delta.index not in offsets
+        offset = offsets.get(delta.index, 0)
+        offsets[delta.index] = offset + len(delta.scored.drawn.text if delta.scored else "")
+        if _silent(body, delta):
+            continue
+        ids = body.return_token_ids
+        choice = CompletionChoice(
+            index=delta.index,
+            text=delta.text,
+            finish_reason=cast(FinishReason, delta.finish_reason),
+            logprobs=_completion_logprobs(body, _listed(delta.scored), offset),
+            token_ids=[delta.token_id] if ids else None,
+            prompt_token_ids=envelope.prompt_ids(delta.index, n) if ids and first else None,
+        )
+        yield _completion(envelope, [choice], None)
+    if body.include_usage:
+        yield _completion(envelope, [], envelope.usage(made))
+
+
+async def chat_chunks(
+    begun: Begun, body: ChatBody, deltas: AsyncIterator[Delta]
+) -> AsyncIterator[ChatChunk]:
+    envelope = Envelope(begun, "chatcmpl")
+    made = 0
+    for index in range(body.n or 1):
+        opening = ChunkChoice(index=index, delta=ChatDelta(role="assistant", content=""))
+        prompt_ids = begun.prompt_ids[0] if body.return_token_ids and index == 0 else None
+        yield _chat_chunk(envelope, [opening], prompt_token_ids=prompt_ids)
+    async for delta in deltas:
+        made += 1
+        if _silent(body, delta):
+            continue
+        choice = ChunkChoice(
+            index=delta.index,
+            delta=ChatDelta(content=delta.text or None),
+            finish_reason=cast(FinishReason, delta.finish_reason),
+            logprobs=_chat_logprobs(body, _listed(delta.scored)),
+            token_ids=[delta.token_id] if body.return_token_ids else None,
+        )
+        yield _chat_chunk(envelope, [choice])
+    if body.include_usage:
+        yield _chat_chunk(envelope, [], usage=envelope.usage(made))
+
+
+def _made(answers: Sequence[Collected]) -> int:
+    return sum(len(answer.token_ids) for answer in answers)
+
+
+def _listed(scored: ScoredToken | None) -> list[ScoredToken]:
+    return [scored] if scored is not None else []
+
+
+def _silent(body: CompletionBody | ChatBody, delta: Delta) -> bool:
+    """Whether a chunk for this delta would say nothing."""
+    wanted = body.return_token_ids or delta.scored is not None
+    return not (delta.text or delta.finish_reason or wanted)
+
+
+def _completion(
+    envelope: Envelope, choices: list[CompletionChoice], usage: Usage | None
+) -> Completion:
+    return Completion(
+        id=envelope.id,
+        created=envelope.created,
+        model=envelope.model,
+        system_fingerprint=envelope.digest,
+        choices=choices,
+        usage=usage,
+    )
+
+
+def _chat_chunk(
+    envelope: Envelope,
+    choices: list[ChunkChoice],
+    *,
+    usage: Usage | None = None,
+    prompt_token_ids: list[int] | None = None,
+) -> ChatChunk:
+    return ChatChunk(
+        id=envelope.id,
+        created=envelope.created,
+        model=envelope.model,
+        system_fingerprint=envelope.digest,
+        choices=choices,
+        usage=usage,
+        prompt_token_ids=prompt_token_ids,
+    )
+
+
+def _completion_logprobs(
+    body: CompletionBody, scored: Sequence[ScoredToken], offset: int
+) -> CompletionLogprobs | None:
+    if body.logprobs is None:
+        return None
+    offsets = []
+    for each in scored:
+        offsets.append(offset)
+        offset += len(each.drawn.text)
+    return CompletionLogprobs(
+        tokens=[each.drawn.text for each in scored],
+        token_logprobs=[each.drawn.logprob for each in scored],
+        # As in vLLM the drawn token is listed, too, where it is not among the best.
+        top_logprobs=[
+            {each.drawn.text: each.drawn.logprob} | {x.text: x.logprob for x in each.best}
+            for each in scored
+        ],
+        text_offset=offsets,
+    )
+
+
+def _chat_logprobs(body: ChatBody, scored: Sequence[ScoredToken]) -> ChatLogprobs | None:
+    if not body.logprobs:
+        return None
+    return ChatLogprobs(
+        content=[
+            TokenLogprob(
+                **_top(each.drawn).model_dump(),
+                top_logprobs=[_top(best) for best in each.best],
+            )
+            for each in scored
+        ]
+    )
+
+
+def _top(score: Score) -> TopLogprob:
+    return TopLogprob(token=score.text, logprob=score.logprob, bytes=list(score.text.encode()))

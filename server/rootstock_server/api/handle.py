@@ -1,0 +1,305 @@
+"""The one front door behind every transport: authenticate, resolve, admit, submit, stream.
+
+Both doors hand over the same validated request models and get the same events and errors.
+Refuses to know HTTP and gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+
+from rootstock_registry import KeyOwner, Registry, Version
+from rootstock_registry.errors import InvalidName, NotFound
+from rootstock_wire.fields import as_list
+from rootstock_wire.native import Classification, ClassifiedText, ClassifyBody, HeadResult
+from rootstock_wire.openai import ChatBody, CompletionBody, EmbeddingRequest, Usage
+
+from rootstock_server.api import prepare
+from rootstock_server.api.prepare import ServedBase, Target
+from rootstock_server.api.stream import Delta, Merge, deltas
+from rootstock_server.config import Limits
+from rootstock_server.engine.request import Encode, Encoded, HeadAnswer
+from rootstock_server.errors import (
+    AdapterMismatch,
+    BadRequest,
+    ClientError,
+    Overloaded,
+    ServerFault,
+    UnknownModel,
+)
+from rootstock_server.telemetry import Telemetry
+from rootstock_server.tenancy.auth import Authenticator
+from rootstock_server.tenancy.quota import Quota
+from rootstock_server.tenancy.routing import candidates
+
+
+@dataclass(frozen=True)
+class Begun:
+    """First event of a generation: every check has passed and the first token is there."""
+
+    target: Target
+    prompt_ids: list[list[int]]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(ids) for ids in self.prompt_ids)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    target: Target
+    vectors: list[list[float]]
+    prompt_tokens: int
+
+
+class Handle:
+    """`bases` by name. One per server; lives on one event loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        bases: Mapping[str, ServedBase],
+        limits: Limits,
+        telemetry: Telemetry,
+        *,
+        no_auth: bool,
+    ) -> None:
+        self.registry = registry
+        self.bases = bases
+        self.telemetry = telemetry
+        self.draining = False
+        self._auth = Authenticator(registry, no_auth=no_auth)
+        self._quota = Quota(limits.max_in_flight_per_tenant)
+        self._max_rows = limits.max_rows_per_request
+        self._streams: set[Merge] = set()
+
+    @property
+    def in_flight(self) -> int:
+        return self._quota.in_flight
+
+    @property
+    def ready(self) -> bool:
+        """Whether every base is loaded and heard of, and the server is not stopping."""
+        engines = [base.engine for base in self.bases.values()]
+        loaded = all(engine.alive and engine.heartbeat is not None for engine in engines)
+        return loaded and not self.draining
+
+    @property
+    def alive(self) -> bool:
+        return all(base.engine.alive for base in self.bases.values())
+
+    def interrupt(self) -> None:
+        """End what still streams with an error that says so: the time to drain is over."""
+        for stream in list(self._streams):
+            stream.fail(Overloaded("the server is stopping; try again in a moment"))
+
+    async def authenticate(self, authorization: str | None) -> KeyOwner:
+        """The caller behind an `Authorization` value. Raises Unauthenticated, Forbidden."""
+        return await self._auth.authenticate(authorization)
+
+    async def resolve(self, caller: KeyOwner, model: str, param: str = "model") -> Target:
+        """What `model` means for this caller now. Raises UnknownModel, AdapterMismatch."""
+        if model in self.bases:
+            return Target(model, self.bases[model])
+        try:
+            version = await asyncio.to_thread(self.registry.resolve, caller.tenant, model)
+        except (NotFound, InvalidName):
+            # One message for unknown and for somebody else's: neither tells the other apart.
+            raise UnknownModel(
+                f"the model `{model}` does not exist; GET /v1/models lists yours", param=param
+            ) from None
+        return self._target(model, version, param)
+
+    def _target(self, model: str, version: Version, param: str) -> Target:
+        base = self.base_of(version)
+        if base is None:
+            served = ", ".join(sorted(self.bases))
+            raise AdapterMismatch(
+                f"{model} was made for the base {version.manifest.base.name} "
+                f"({version.base_fingerprint[:19]}…), which is not served here (served: {served})",
+                param=param,
+            )
+        return Target(model, base, version)
+
+    def base_of(self, version: Version) -> ServedBase | None:
+        """The served base that the version was made for; None where it is not served."""
+        for base in self.bases.values():
+            if base.card.fingerprint == version.base_fingerprint:
+                return base
+        return None
+
+    async def route(self, caller: KeyOwner, task: str, user: str | None) -> Target:
+        """The target that the caller's route chooses for `task`. Raises UnknownModel."""
+        try:
+            route = await asyncio.to_thread(self.registry.route, caller.tenant, task)
+        except (NotFound, InvalidName):
+            raise UnknownModel(f"the task `{task}` has no route", param="task") from None
+        for ref in candidates(route, user):
+            try:
+                return await self.resolve(caller, ref, param="task")
+            except ClientError:
+                continue
+        raise UnknownModel(
+            f"the task `{task}` leads to no version that can be served; set its route again",
+            param="task",
+        )
+
+    async def generate(
+        self, caller: KeyOwner, target: Target, body: CompletionBody | ChatBody
+    ) -> AsyncIterator[Begun | Delta]:
+        """`Begun`, then the deltas of all answers as they come. Closing it cancels all rows.
+
+        Every refusal is raised before `Begun`; after it, only an engine's fault is.
+        """
+        if body.stream_options is not None and not body.stream:
+            raise BadRequest("stream_options: needs `stream` to be true", param="stream_options")
+        with self._admit(caller, [target]):
+            ids = await asyncio.to_thread(prepare.prompts, target, body)
+            if len(ids) * (body.n or 1) > self._max_rows:
+                raise BadRequest(
+                    f"n: {len(ids)} prompts with n={body.n or 1} make more than "
+                    f"{self._max_rows} answers; ask in several requests",
+                    param="n",
+                )
+            rows = prepare.rows(target, body, ids)
+            base = target.base
+            merge = Merge([deltas(base.engine, base.tokenizer, row) for row in rows])
+            self._streams.add(merge)
+            try:
+                async with aclosing(self._begun_first(merge, Begun(target, ids))) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                self._streams.discard(merge)
+
+    async def _begun_first(self, merge: Merge, begun: Begun) -> AsyncIterator[Begun | Delta]:
+        """Hold `begun` back until the engine has answered: a refusal still has its own status."""
+        name = begun.target.base.card.name
+        self.telemetry.tokens("prompt", name, begun.prompt_tokens)
+        first = True
+        async with aclosing(aiter(merge)) as events:
+            async for delta in events:
+                if first:
+                    yield begun
+                    first = False
+                self.telemetry.tokens("completion", name, 1)
+                yield delta
+
+    @contextmanager
+    def _admit(self, caller: KeyOwner, targets: Sequence[Target]) -> Iterator[None]:
+        """Count the request against its tenant. Raises OverQuota, Overloaded."""
+        digests = {target.digest for target in targets if target.version}
+        if self.draining:
+            raise Overloaded("the server is stopping; try again in a moment")
+        with self._quota.admit(caller.tenant), self.telemetry.in_flight(digests):
+            yield
+
+    async def embed(self, caller: KeyOwner, target: Target, body: EmbeddingRequest) -> Embedded:
+        """One vector per input, pooled as the base's card says."""
+        if target.head_only:
+            raise AdapterMismatch(
+                f"{target.model} has only a head; embed with its base "
+                f"({target.base.card.name}), classify with /v1/classify",
+                param="model",
+            )
+        with self._admit(caller, [target]):
+            ids = await asyncio.to_thread(prepare.encode, target, as_list(body.input), "input")
+            passes = await self._encode_all(target.base, [_pass(target, one) for one in ids])
+        vectors = [answer.embedding or [] for answer in passes]
+        return Embedded(target, vectors, sum(map(len, ids)))
+
+    async def classify(
+        self, caller: KeyOwner, targets: Sequence[Target], body: ClassifyBody
+    ) -> Classification:
+        """The verdict of each target's head on each text; heads of one pass share it.
+
+        Raises AdapterMismatch where a target has no head, or where bases differ.
+        """
+        _check_heads(targets)
+        by_pass: dict[str | None, list[Target]] = {}
+        for target in targets:
+            by_pass.setdefault(target.weights, []).append(target)
+        with self._admit(caller, targets):
+            ids = await asyncio.to_thread(prepare.encode, targets[0], body.texts, "input")
+            groups = list(by_pass.values())
+            requests = [_head_pass(group, one) for one in ids for group in groups]
+            passes = await self._encode_all(targets[0].base, requests)
+        data = []
+        for index in range(len(ids)):
+            mine = passes[index * len(groups) : (index + 1) * len(groups)]
+            answers = {head.version: head for one in mine for head in one.heads}
+            results = [_verdict(target, answers[target.digest]) for target in targets]
+            data.append(ClassifiedText(index=index, results=results))
+        read = sum(map(len, ids))
+        return Classification(
+            data=data,
+            system_fingerprint=",".join(dict.fromkeys(target.digest for target in targets)),
+            usage=Usage(prompt_tokens=read, total_tokens=read),
+        )
+
+    async def _encode_all(self, base: ServedBase, requests: Sequence[Encode]) -> list[Encoded]:
+        """All passes, a bounded number at once. Cancelled, or with one failed, all are."""
+        turn = asyncio.Semaphore(self._max_rows)
+
+        async def one(request: Encode) -> Encoded:
+            async with turn:
+                return await base.engine.encode(request)
+
+        tasks = [asyncio.create_task(one(request)) for request in requests]
+        try:
+            answers = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        read = sum(len(request.prompt_ids) for request in requests)
+        self.telemetry.tokens("prompt", base.card.name, read)
+        return answers
+
+
+def _pass(target: Target, ids: list[int]) -> Encode:
+    return Encode(id=uuid.uuid4().hex, prompt_ids=ids, version=target.weights, heads=[], embed=True)
+
+
+def _head_pass(group: Sequence[Target], ids: list[int]) -> Encode:
+    heads = list(dict.fromkeys(target.digest for target in group))
+    return Encode(id=uuid.uuid4().hex, prompt_ids=ids, version=group[0].weights, heads=heads)
+
+
+def _check_heads(targets: Sequence[Target]) -> None:
+    for target in targets:
+        if not target.has_head:
+            raise AdapterMismatch(
+                f"{target.model} has no head to classify with; train one with --method head",
+                param="models",
+            )
+    names = {target.model: target.base.card.name for target in targets}
+    if len(set(names.values())) > 1:
+        which = ", ".join(f"{model} on {base}" for model, base in names.items())
+        raise AdapterMismatch(
+            f"models of one request must share a base ({which}); ask in several requests",
+            param="models",
+        )
+
+
+def _verdict(target: Target, answer: HeadAnswer) -> HeadResult:
+    """Softmax over the head's logits, stable for large ones."""
+    top = max(answer.logits)
+    weights = [math.exp(logit - top) for logit in answer.logits]
+    total = sum(weights)
+    if not math.isfinite(total):
+        raise ServerFault("numerical error: the head's outputs are not finite")
+    probs = {label: w / total for label, w in zip(answer.labels, weights, strict=True)}
+    label = max(probs, key=probs.__getitem__)
+    return HeadResult(
+        model=target.model,
+        digest=target.digest,
+        label=label,
+        score=probs[label],
+        probs=probs,
+    )

@@ -1,0 +1,168 @@
+"""OpenAI's dialect over HTTP: models, completions, chat completions, embeddings.
+
+Translates only; every decision is the handle's. Refuses to know adapters' kinds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from rootstock_registry import KeyOwner
+from rootstock_wire.openai import (
+    ChatBody,
+    ChatCompletion,
+    ChatRequest,
+    Completion,
+    CompletionBody,
+    CompletionRequest,
+    Embedding,
+    EmbeddingRequest,
+    Embeddings,
+    ModelCard,
+    ModelList,
+    Usage,
+)
+from starlette.types import Send
+
+from rootstock_server.api import answers, catalogue
+from rootstock_server.api.handle import Begun, Embedded, Handle
+from rootstock_server.api.prepare import Target
+from rootstock_server.api.refusals import sse, sse_error
+from rootstock_server.api.stream import Delta
+from rootstock_server.errors import RootstockError, ServerFault
+
+DIGEST_HEADER = "x-rootstock-adapter"
+
+
+def routes(handle: Handle) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["openai"])
+
+    @router.get("/models")
+    async def list_models(request: Request) -> ModelList:
+        return await catalogue.model_list(handle, caller_of(request))
+
+    @router.get("/models/{model:path}")
+    async def retrieve_model(model: str, request: Request) -> ModelCard:
+        return catalogue.card(await handle.resolve(caller_of(request), model))
+
+    @router.post("/completions", response_model=Completion)
+    async def complete(body: CompletionRequest, request: Request) -> Response:
+        caller = caller_of(request)
+        return await generate(handle, caller, await handle.resolve(caller, body.model), body)
+
+    @router.post("/chat/completions", response_model=ChatCompletion)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        caller = caller_of(request)
+        return await generate(handle, caller, await handle.resolve(caller, body.model), body)
+
+    @router.post("/embeddings", response_model=Embeddings)
+    async def embed(body: EmbeddingRequest, request: Request) -> Response:
+        caller = caller_of(request)
+        embedded = await handle.embed(caller, await handle.resolve(caller, body.model), body)
+        as_text = body.encoding_format == "base64"
+        return answer(await asyncio.to_thread(_embeddings, embedded, as_text))
+
+    return router
+
+
+def caller_of(request: Request) -> KeyOwner:
+    """Whom the outermost skin has let in."""
+    return cast(KeyOwner, request.scope["caller"])
+
+
+def answer(message: Any) -> Response:
+    """A JSON answer that names in its header, too, who made it."""
+    return Response(
+        message.model_dump_json(),
+        media_type="application/json",
+        headers={DIGEST_HEADER: message.system_fingerprint},
+    )
+
+
+async def generate(
+    handle: Handle, caller: KeyOwner, target: Target, body: CompletionBody | ChatBody
+) -> Response:
+    """The whole answer, or a stream of it. Raises every refusal before a stream begins."""
+    events = handle.generate(caller, target, body)
+    if not body.stream:
+        async with aclosing(events):  # type: ignore[type-var]
+            begun = await _begin(events)
+            collected = await answers.collect(begun, body.n or 1, _deltas(events))
+        if isinstance(body, CompletionBody):
+            return answer(answers.completion(begun, body, collected))
+        return answer(answers.chat_completion(begun, body, collected))
+    begun = await _begin(events)
+    chunks: AsyncIterator[BaseModel]
+    if isinstance(body, CompletionBody):
+        chunks = answers.completion_chunks(begun, body, _deltas(events))
+    else:
+        chunks = answers.chat_chunks(begun, body, _deltas(events))
+    return EventStream(chunks, events, target.digest)
+
+
+async def _begin(events: AsyncIterator[Begun | Delta]) -> Begun:
+    begun = await anext(events)
+    assert isinstance(begun, Begun)
+    return begun
+
+
+async def _deltas(events: AsyncIterator[Begun | Delta]) -> AsyncIterator[Delta]:
+    async for event in events:
+        yield cast(Delta, event)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events that end with `[DONE]`, or with an error body where the engine fails.
+
+    However it ends, `source` is closed before this returns: its rows are cancelled.
+    """
+
+    def __init__(
+        self, chunks: AsyncIterator[BaseModel], source: AsyncIterator[Any], digest: str
+    ) -> None:
+        self._source = source
+        headers = {DIGEST_HEADER: digest, "cache-control": "no-cache"}
+        super().__init__(_events(chunks), media_type="text/event-stream", headers=headers)
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._source):  # type: ignore[type-var]
+            await super().stream_response(send)
+
+
+async def _events(chunks: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in chunks:
+            yield sse(chunk.model_dump_json())
+        yield sse("[DONE]")
+    except RootstockError as error:
+        yield sse_error(error)
+    except Exception as error:
+        fault = ServerFault("the server failed while answering; its log says why")
+        fault.__cause__ = error
+        yield sse_error(fault)
+
+
+def _embeddings(embedded: Embedded, as_text: bool) -> Embeddings:
+    data = [
+        Embedding(index=index, embedding=_base64(vector) if as_text else vector)
+        for index, vector in enumerate(embedded.vectors)
+    ]
+    return Embeddings(
+        data=data,
+        model=embedded.target.model,
+        system_fingerprint=embedded.target.digest,
+        usage=Usage(prompt_tokens=embedded.prompt_tokens, total_tokens=embedded.prompt_tokens),
+    )
+
+
+def _base64(vector: list[float]) -> str:
+    """Little-endian float32, as the SDK decodes it."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,189 @@
+"""From a validated request and its target to the engine's commands: token ids, limits, seeds.
+
+What a single field may be, rootstock_wire has said; here is what depends on the base. Refuses to
+know transports and tenants.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rootstock_adapters.base_card import BaseCard
+from rootstock_registry import Version
+from rootstock_wire.fields import as_list
+from rootstock_wire.openai import ChatBody, CompletionBody
+
+from rootstock_server.api.stream import Row
+from rootstock_server.base.tokenizer import ChatTemplateError, Tokenizer
+from rootstock_server.engine.client import EngineClient
+from rootstock_server.engine.request import Generate, Sampling
+from rootstock_server.errors import AdapterMismatch, BadRequest
+
+COMPLETION_TOKENS = 16  # OpenAI's default for completions
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class ServedBase:
+    """A base as the front end uses it."""
+
+    engine: EngineClient
+    tokenizer: Tokenizer
+
+    @property
+    def card(self) -> BaseCard:
+        return self.engine.card
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a model reference means for one request, decided once when the request begins.
+
+    Without a version it is the base alone.
+    """
+
+    model: str
+    base: ServedBase
+    version: Version | None = None
+
+    @property
+    def digest(self) -> str:
+        """What the answer names: the version's digest, or the base's fingerprint."""
+        return self.version.digest if self.version else self.base.card.fingerprint
+
+    @property
+    def weights(self) -> str | None:
+        """The digest of the version that changes the pass; None for the base's own pass."""
+        return self.version.digest if self.version and self._kinds - {"head"} else None
+
+    @property
+    def has_head(self) -> bool:
+        return "head" in self._kinds
+
+    @property
+    def head_only(self) -> bool:
+        return self._kinds == {"head"}
+
+    @property
+    def _kinds(self) -> set[str]:
+        return {part.kind for part in self.version.manifest.parts} if self.version else set()
+
+
+def prompts(target: Target, body: CompletionBody | ChatBody) -> list[list[int]]:
+    """The token ids of each prompt. Raises BadRequest, AdapterMismatch."""
+    if target.base.card.task != "generate":
+        raise AdapterMismatch(
+            f"{target.model} is on the encoder {target.base.card.name}, which generates no text; "
+            "use /v1/classify or /v1/embeddings",
+            param="model",
+        )
+    if target.head_only:
+        raise AdapterMismatch(
+            f"{target.model} has only a head; use it with /v1/classify", param="model"
+        )
+    if isinstance(body, CompletionBody):
+        return encode(target, as_list(body.prompt), "prompt")
+    try:
+        messages = [_message(m.role, m.text, m.name) for m in body.messages]
+        return [target.base.tokenizer.chat(messages)]
+    except ChatTemplateError as error:
+        raise BadRequest(str(error), param="messages") from error
+
+
+def _message(role: str, content: str, name: str | None) -> dict[str, str]:
+    # `developer` is OpenAI's newer word for the role that templates know as `system`.
+    message = {"role": "system" if role == "developer" else role, "content": content}
+    return message | {"name": name} if name else message
+
+
+def encode(target: Target, inputs: Sequence[str | list[int]], param: str) -> list[list[int]]:
+    """The token ids of each input, checked against the base. Raises BadRequest naming `param`."""
+    card = target.base.card
+    encoded = []
+    for one in inputs:
+        ids = target.base.tokenizer.encode(one) if isinstance(one, str) else one
+        if not ids:
+            raise BadRequest(f"{param}: is empty, there is nothing to read", param=param)
+        if not isinstance(one, str) and max(ids) >= card.vocab_size:
+            raise BadRequest(
+                f"{param}: token ids of {card.name} are below {card.vocab_size}", param=param
+            )
+        if len(ids) > card.context_length:
+            raise BadRequest(
+                f"{param}: has {len(ids)} tokens; {card.name} reads at most "
+                f"{card.context_length}. Shorten it",
+                param=param,
+            )
+        encoded.append(ids)
+    return encoded
+
+
+def rows(target: Target, body: CompletionBody | ChatBody, ids: list[list[int]]) -> list[Row]:
+    """One row per answer, `n` for each prompt, in the order of their indices."""
+    n = body.n or 1
+    made = []
+    for index in range(len(ids) * n):
+        prompt_ids = ids[index // n]
+        command = Generate(
+            id=uuid.uuid4().hex,
+            prompt_ids=prompt_ids,
+            version=target.weights,
+            sampling=_sampling(target.base.card, body, prompt_ids, index),
+        )
+        made.append(Row(index, command, body.stops))
+    return made
+
+
+def _sampling(
+    card: BaseCard, body: CompletionBody | ChatBody, prompt_ids: list[int], index: int
+) -> Sampling:
+    max_tokens = _max_tokens(card, body, len(prompt_ids))
+    if body.min_tokens > max_tokens:
+        raise BadRequest(
+            f"min_tokens: is {body.min_tokens}, more than max_tokens ({max_tokens})",
+            param="min_tokens",
+        )
+    return Sampling(
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=max(body.top_k, 0),  # vLLM's -1 is off, too
+        # Several answers to one prompt with one seed would all be the same.
+        seed=None if body.seed is None else (body.seed + index) & LARGEST_SEED,
+        ignore_eos=body.ignore_eos,
+        logprobs=_logprobs(body),
+    )
+
+
+def _max_tokens(card: BaseCard, body: CompletionBody | ChatBody, prompt_tokens: int) -> int:
+    field, wanted = "max_tokens", body.max_tokens
+    if isinstance(body, ChatBody) and body.max_completion_tokens is not None:
+        field, wanted = "max_completion_tokens", body.max_completion_tokens
+    room = card.context_length - prompt_tokens
+    if room < 1:
+        field = "prompt" if isinstance(body, CompletionBody) else "messages"
+        raise BadRequest(
+            f"{field}: has {prompt_tokens} tokens, which leaves no room for an answer in the "
+            f"{card.context_length} tokens of {card.name}. Shorten it",
+            param=field,
+        )
+    if wanted is None:
+        return room if isinstance(body, ChatBody) else min(COMPLETION_TOKENS, room)
+    if wanted > room:
+        raise BadRequest(
+            f"{field}: is {wanted}, but after a prompt of {prompt_tokens} tokens {card.name} has "
+            f"room for {room}. Lower it, or shorten the prompt",
+            param=field,
+        )
+    return wanted
+
+
+def _logprobs(body: CompletionBody | ChatBody) -> int | None:
+    if isinstance(body, CompletionBody):
+        return body.logprobs
+    if body.top_logprobs is not None and not body.logprobs:
+        raise BadRequest("top_logprobs: needs `logprobs` to be true", param="top_logprobs")
+    return (body.top_logprobs or 0) if body.logprobs else None
