@@ -36,7 +36,7 @@ def _versions(handle: Handle, tenant: str) -> list[tuple[str, Version]]:
 
 
 def card(target: Target) -> ModelCard:
-    """OpenAI's model object with vLLM's extras; `root` is the digest or fingerprint that answers."""
+    """OpenAI's model object with vLLM's extras; `root` is the digest that answers."""
     version = target.version
     return ModelCard(
         id=target.model,
