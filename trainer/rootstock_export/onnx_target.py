@@ -1,0 +1,102 @@
+"""One ONNX file out of a plan: the encoder once, each pooling once, a linear layer per head.
+
+Built from the functions the server computes with; refuses to know manifests, folders and parity.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from rootstock_adapters.head import op
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from rootstock_export.errors import NotExportable
+from rootstock_export.plan import Plan
+
+OPSET = 20
+
+
+class EncoderWithHeads(nn.Module):
+    """`input_ids`, `attention_mask` [B, L] int64 → per head, logits [B, labels] fp32.
+
+    Heads that pool alike share one pooled vector.
+    """
+
+    def __init__(self, encoder: nn.Module, plan: Plan) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.poolings = [(head.spec.pooling, head.spec.normalize) for head in plan.heads]
+        tensors = [safetensors.torch.load(head.data) for head in plan.heads]
+        self.weights = nn.ParameterList([each["weight"].float() for each in tensors])
+        self.biases = nn.ParameterList([each["bias"].float() for each in tensors])
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        pooled = {
+            (pooling, normalize): op.pool(hidden, attention_mask, pooling, normalize)
+            for pooling, normalize in set(self.poolings)
+        }
+        return tuple(
+            op.logits(pooled[pooling], weight, bias)
+            for pooling, weight, bias in zip(self.poolings, self.weights, self.biases, strict=True)
+        )
+
+
+def write_model(plan: Plan, file: Path) -> int:
+    """Write the graph with its weights, fp32, batch and length dynamic, as one file.
+
+    Returns the longest text it reads, in tokens. Raises NotExportable where the encoder cannot be
+    loaded or traced.
+    """
+    encoder = _load(plan)
+    longest = _longest(encoder, plan.card.context_length)
+    # No example dimension may be 1: the tracer would take it for a constant.
+    ids = torch.ones(2, min(8, longest), dtype=torch.long)
+    dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's notes about its own internals
+            program = torch.onnx.export(
+                EncoderWithHeads(encoder, plan).eval(),
+                (ids, torch.ones_like(ids)),
+                input_names=["input_ids", "attention_mask"],
+                output_names=[head.output for head in plan.heads],
+                dynamic_shapes={"input_ids": dims, "attention_mask": dims},
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise _refusal(plan, "written as ONNX", error) from error
+    assert program is not None  # None is for the old exporter only
+    program.save(file, external_data=False)
+    return longest
+
+
+def _load(plan: Plan) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModel.from_pretrained(
+            plan.base_path, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _refusal(plan, "loaded", error) from error
+    return model.eval().requires_grad_(False)
+
+
+def _longest(encoder: PreTrainedModel, context_length: int) -> int:
+    """RoBERTa and its kin count positions from the padding id on, and so read fewer tokens."""
+    positions = getattr(encoder.embeddings, "position_embeddings", None)
+    if positions is None or positions.padding_idx is None:
+        return context_length
+    return min(context_length, positions.num_embeddings - positions.padding_idx - 1)
+
+
+def _refusal(plan: Plan, what: str, error: Exception) -> NotExportable:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return NotExportable(
+        f"base {plan.card.name} ({plan.card.model_type}) cannot be {what}: {reason}"
+    )
