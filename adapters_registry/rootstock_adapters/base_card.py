@@ -6,14 +6,13 @@ Reads config.json and safetensors headers only; refuses to know torch and the we
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rootstock_adapters.errors import BaseError
-from rootstock_adapters.file import read_header
+from rootstock_adapters.errors import ArtifactError, BaseError
+from rootstock_adapters.file import parse_object, read_header
 
 Pooling = Literal["cls", "mean", "last"]
 Task = Literal["generate", "encode"]
@@ -77,6 +76,13 @@ class BaseCard(BaseModel):
 
         Raises BaseError where it is not one, or of an architecture that is not known here.
         """
+        try:
+            return cls._read(path, name)
+        except (ArtifactError, ValidationError, OSError) as error:
+            raise BaseError(f"{path} cannot be read as a base model: {error}") from error
+
+    @classmethod
+    def _read(cls, path: Path, name: str) -> BaseCard:
         config = _config(path)
         known = ARCHITECTURES[config["model_type"]]
         pooling, normalize = _pooling(path, known.task)
@@ -87,7 +93,7 @@ class BaseCard(BaseModel):
             task=known.task,
             hidden_size=_first(config, "hidden_size", "n_embd", "dim"),
             layers=_first(config, "num_hidden_layers", "n_layer", "n_layers"),
-            vocab_size=config["vocab_size"],
+            vocab_size=_first(config, "vocab_size"),
             context_length=_first(config, "max_position_embeddings", "n_positions"),
             pooling=pooling,
             normalize=normalize,
@@ -121,13 +127,13 @@ def _config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise BaseError(f"{path} is not a base model: it has no config.json")
     try:
-        config: dict[str, Any] = json.loads(file.read_text())
-        model_type = config["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BaseError(f"{file} is not a model config: {error!r}") from error
+        config = parse_object(file.read_bytes())
+    except ArtifactError as error:
+        raise BaseError(f"{file} is not a model config: {error}") from error
+    model_type = config.get("model_type")
     if "auto_map" in config:
         raise BaseError(f"{file} has auto_map: models that bring their own code are not served")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise BaseError(f"{file}: model_type {model_type!r} is not served here (known: {known})")
     return config
@@ -135,9 +141,9 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _first(config: dict[str, Any], *names: str) -> int:
     for name in names:
-        if name in config:
+        if type(config.get(name)) is int:
             return int(config[name])
-    raise BaseError(f"config.json has none of {', '.join(names)}")
+    raise BaseError(f"config.json has no whole number as {' or '.join(names)}")
 
 
 def _linears(path: Path, known: Architecture) -> dict[str, tuple[int, int]]:
@@ -145,13 +151,16 @@ def _linears(path: Path, known: Architecture) -> dict[str, tuple[int, int]]:
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise BaseError(f"{path} has no .safetensors file (pickled weights are not read)")
-    for file in files:
-        for name, tensor in read_header(file).items():
-            module = name.removeprefix(known.prefix + ".").removesuffix(".weight")
-            is_linear = name.endswith(".weight") and len(tensor.shape) == 2
-            if is_linear and not any(word in module for word in NOT_LINEAR):
-                rows, columns = tensor.shape
-                linears[module] = (columns, rows) if known.transposed else (rows, columns)
+    shapes = {n: header.shape for file in files for n, header in read_header(file).items()}
+    prefix = known.prefix + "."
+    # A task model's own layers stand beside its backbone; a bare backbone has no such prefix.
+    start = prefix if any(name.startswith(prefix) for name in shapes) else ""
+    for name, shape in shapes.items():
+        module = name.removeprefix(start).removesuffix(".weight")
+        is_linear = name.startswith(start) and name.endswith(".weight") and len(shape) == 2
+        if is_linear and not any(word in module for word in NOT_LINEAR):
+            rows, columns = shape
+            linears[module] = (columns, rows) if known.transposed else (rows, columns)
     return linears
 
 
@@ -160,7 +169,7 @@ def _pooling(path: Path, task: Task) -> tuple[Pooling, bool]:
     file = path / "1_Pooling" / "config.json"
     if not file.is_file():
         return ("mean", True) if task == "encode" else ("last", True)
-    modes = json.loads(file.read_text())
+    modes = parse_object(file.read_bytes())
     normalize = any(path.glob("*_Normalize")) or "Normalize" in _modules(path)
     names: tuple[tuple[str, Pooling], ...] = (
         ("pooling_mode_cls_token", "cls"),
@@ -168,7 +177,8 @@ def _pooling(path: Path, task: Task) -> tuple[Pooling, bool]:
         ("pooling_mode_lasttoken", "last"),
     )
     for flag, pooling in names:
-        if modes.get(flag):
+        # One flag per mode until sentence-transformers 5, one field since.
+        if modes.get(flag) or modes.get("pooling_mode") in (pooling, f"{pooling}token"):
             return pooling, normalize
     raise BaseError(f"{file}: only cls, mean and last-token pooling are served")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,28 +56,76 @@ def check_tensors(data: bytes) -> dict[str, TensorHeader]:
     return ordered
 
 
-def _entries(header: bytes) -> dict[str, TensorHeader]:
+def with_header(data: bytes, tensors: dict[str, TensorHeader]) -> bytes:
+    """The checked file `data` with its tensors under the names in `tensors`, bytes untouched."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(
+        {
+            name: {"dtype": t.dtype, "shape": t.shape, "data_offsets": (t.begin, t.end)}
+            for name, t in tensors.items()
+        },
+        separators=(",", ":"),
+    ).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin aligned, as the library writes them
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """A JSON object in UTF-8 without duplicate keys, at any depth. Raises ArtifactError."""
+
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) != len(pairs):
-            raise ArtifactError("the safetensors header has duplicate keys")
+            raise ArtifactError("its JSON has duplicate keys")
         return entries
 
+    def no_constant(name: str) -> None:
+        raise ArtifactError(f"its JSON has {name}")
+
     try:
-        raw = json.loads(header, object_pairs_hook=no_duplicates)
-        raw.pop("__metadata__", None)
-        return {
-            name: TensorHeader(
-                str(entry["dtype"]),
-                tuple(int(n) for n in entry["shape"]),
-                *(int(n) for n in entry["data_offsets"]),
-            )
-            for name, entry in raw.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        # Decoded first: json would also guess UTF-16 and UTF-32.
+        value = json.loads(
+            text.decode(), object_pairs_hook=no_duplicates, parse_constant=no_constant
+        )
+    except (ValueError, RecursionError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError("the safetensors header cannot be read") from error
+        raise ArtifactError("it is not JSON in UTF-8") from error
+    if not isinstance(value, dict):
+        raise ArtifactError("its JSON is not an object")
+    return value
+
+
+def _entries(header: bytes) -> dict[str, TensorHeader]:
+    try:
+        if not header.startswith(b"{"):
+            raise ArtifactError("it does not begin with {")
+        raw = parse_object(header)
+        metadata = raw.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not _texts(metadata.values()):
+            raise ArtifactError("its __metadata__ is not a table of texts")
+        if not _texts([*raw, *metadata, *metadata.values()]):
+            raise ArtifactError("a name is not Unicode")
+        return {name: _entry(name, entry) for name, entry in raw.items()}
+    except ArtifactError as error:
+        raise ArtifactError(f"the safetensors header cannot be read: {error}") from error
+
+
+def _texts(values: Iterable[Any]) -> bool:
+    """Whether all are text that has a UTF-8 form: half a surrogate pair has none."""
+    try:
+        return all(isinstance(value, str) and value.encode() is not None for value in values)
+    except UnicodeEncodeError:
+        return False
+
+
+def _entry(name: str, entry: Any) -> TensorHeader:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end], **extra}:
+            # type(), because True is an int to isinstance.
+            if not extra and all(type(n) is int for n in (*shape, begin, end)):
+                return TensorHeader(dtype, tuple(shape), begin, end)
+    raise ArtifactError(f"tensor {name[:200]} lacks a dtype, or whole shape and data_offsets")
 
 
 def _check_offsets(tensors: dict[str, TensorHeader], data_bytes: int) -> None:

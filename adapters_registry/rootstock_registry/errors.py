@@ -1,0 +1,51 @@
+"""The registry's one error tree: what can be wrong with a name, an artifact, a stored byte.
+
+This room refuses to know statuses and transports: the server and the command line translate these.
+
+    RegistryError
+    ├── NotFound            no such thing for this tenant; a foreign thing reads exactly the same
+    ├── InvalidName         a name, alias or role is not written as the rules say
+    ├── InvalidArtifact     bytes, config or folder are not what they claim to be
+    ├── WrongBase           the parts do not fit the base they were offered for
+    ├── Conflict            somebody else was first, or holds the job now
+    ├── CorruptBlob         stored bytes no longer match their digest
+    └── NewerDatabase       the database was written by a later version of this program
+"""
+
+from __future__ import annotations
+
+
+class RegistryError(Exception):
+    """`message` says what is wrong and what to do next."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class NotFound(RegistryError):
+    pass
+
+
+class InvalidName(RegistryError):
+    pass
+
+
+class InvalidArtifact(RegistryError):
+    pass
+
+
+class WrongBase(RegistryError):
+    pass
+
+
+class Conflict(RegistryError):
+    pass
+
+
+class CorruptBlob(RegistryError):
+    pass
+
+
+class NewerDatabase(RegistryError):
+    pass

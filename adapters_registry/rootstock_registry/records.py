@@ -1,0 +1,91 @@
+"""What the registry hands out: versions, summaries, keys' owners, routes and jobs. All frozen.
+
+Refuses to know how they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from rootstock_adapters.spec import PartSpec
+
+from rootstock_registry.manifest import Manifest
+
+Role = Literal["admin", "publisher", "caller"]
+ROLES: tuple[str, ...] = get_args(Role)
+JobState = Literal["queued", "running", "succeeded", "failed"]
+
+
+@dataclass(frozen=True)
+class NewPart:
+    """A part to be published: its config and its safetensors bytes."""
+
+    spec: PartSpec
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Version:
+    """`digest` is the identity; `tenant`, `name` and `number` are one name of it."""
+
+    tenant: str
+    name: str
+    number: int
+    digest: str
+    base_fingerprint: str
+    manifest: Manifest
+    aliases: tuple[str, ...]
+    created_at: datetime
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}:{self.number}"
+
+
+@dataclass(frozen=True)
+class AdapterSummary:
+    """One adapter as a list shows it; `base` and `kinds` are its latest version's."""
+
+    name: str
+    base: str
+    kinds: tuple[str, ...]
+    latest: int
+    aliases: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class KeyOwner:
+    tenant: str
+    role: Role
+    key_id: str
+
+
+@dataclass(frozen=True)
+class Route:
+    """`task` of `tenant` goes to `targets` by weight, to `fallback` where none can answer."""
+
+    tenant: str
+    task: str
+    targets: Mapping[str, int]
+    fallback: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run. `fence` grows with every claim: only its latest holder may write."""
+
+    id: str
+    tenant: str
+    spec: dict[str, Any]
+    state: JobState
+    owner: str | None
+    lease_expires_at: datetime | None
+    fence: int
+    progress: dict[str, Any]
+    error: str | None
+    version_digest: str | None
+    created_at: datetime
+    finished_at: datetime | None

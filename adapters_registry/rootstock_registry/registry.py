@@ -1,0 +1,226 @@
+"""The registry as everybody uses it: one object over the database and the blobs of a home folder.
+
+Synchronous, and safe for threads and processes. Refuses to know models, requests and torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rootstock_adapters.base_card import BaseCard
+from sqlalchemy import Row
+
+from rootstock_registry import index, jobs, peft_folder, routes, tenants
+from rootstock_registry.blobs import BlobStore
+from rootstock_registry.database import Database
+from rootstock_registry.manifest import Lineage, Manifest
+from rootstock_registry.publish import Publication, publish
+from rootstock_registry.records import AdapterSummary, Job, KeyOwner, NewPart, Route, Version
+
+MANIFESTS_IN_MEMORY = 1024
+
+
+class Registry:
+    """Opens `home`, makes it where it does not exist, migrates it where it is older."""
+
+    def __init__(self, home: Path) -> None:
+        self._database = Database(home)
+        self.blobs = BlobStore(home / "blobs")
+        # A digest's content never changes, so this never goes stale.
+        self._manifest = lru_cache(MANIFESTS_IN_MEMORY)(
+            lambda digest: Manifest.parse(self.blobs.get(digest))
+        )
+
+    def close(self) -> None:
+        self._database.close()
+
+    # Bases
+
+    def add_base(self, card: BaseCard) -> None:
+        """Idempotent by fingerprint; a name moves to the fingerprint it was last given.
+
+        Raises Conflict where an adapter has the base's name.
+        """
+        with self._database.writes.begin() as connection:
+            index.add_base(connection, card)
+
+    def base(self, name_or_fingerprint: str) -> BaseCard:
+        with self._database.reads.connect() as connection:
+            return index.base(connection, name_or_fingerprint)
+
+    def bases(self) -> list[BaseCard]:
+        with self._database.reads.connect() as connection:
+            return index.base_list(connection)
+
+    # Versions
+
+    def publish(
+        self,
+        tenant: str,
+        name: str,
+        base: BaseCard,
+        parts: Sequence[NewPart],
+        *,
+        lineage: Lineage,
+        evaluation: Mapping[str, float] | None = None,
+        promote: str | None = None,
+        job: Job | None = None,
+    ) -> Version:
+        """Check, store and register; the same content twice is one version.
+
+        With `job`, the version and the job's success are one transaction: where the job's lease
+        was taken over, Conflict is raised and nothing is registered. A base that is not yet known
+        becomes known. Raises InvalidName, NotFound (the tenant), InvalidArtifact, WrongBase.
+        """
+        new = Publication(tenant, name, base, parts, lineage, evaluation or {}, promote, job)
+        number = publish(self._database, self.blobs, new)
+        return self.resolve(tenant, f"{name}:{number}")
+
+    def import_peft(
+        self,
+        tenant: str,
+        name: str,
+        folder: Path,
+        base: BaseCard,
+        *,
+        promote: str | None = None,
+    ) -> Version:
+        """Publish a folder that PEFT saved. Raises as `publish` does; see `peft_folder`."""
+        part, lineage = peft_folder.read(folder, base)
+        return self.publish(tenant, name, base, [part], lineage=lineage, promote=promote)
+
+    def resolve(self, tenant: str, ref: str) -> Version:
+        """`name` (its alias `prod`), `name:3`, `name@alias`; each may begin with `tenant/`.
+
+        Raises NotFound; for another tenant's adapter, exactly as for one that does not exist.
+        """
+        with self._database.reads.connect() as connection:
+            row = index.resolve(connection, tenant, ref)
+        return self._version(row)
+
+    def version(self, digest: str) -> Version:
+        """The content of `digest` under the oldest of its names. Raises NotFound."""
+        with self._database.reads.connect() as connection:
+            row = index.by_digest(connection, digest)
+        return self._version(row)
+
+    def manifest(self, digest: str) -> Manifest:
+        """Raises NotFound or CorruptBlob."""
+        return self._manifest(digest)
+
+    def versions(self, tenant: str, name: str) -> list[Version]:
+        """Oldest first; empty where the tenant has no such adapter."""
+        with self._database.reads.connect() as connection:
+            rows = index.version_rows(connection, tenant, name)
+        return [self._version(row) for row in rows]
+
+    def adapters(self, tenant: str) -> list[AdapterSummary]:
+        with self._database.reads.connect() as connection:
+            latest = index.adapter_rows(connection, tenant)
+            moved = index.alias_rows(connection, tenant)
+        return [
+            AdapterSummary(
+                name=row.name,
+                base=self._manifest(row.digest).base.name,
+                kinds=tuple(part.kind for part in self._manifest(row.digest).parts),
+                latest=row.number,
+                aliases={alias.alias: alias.number for alias in moved if alias.name == row.name},
+            )
+            for row in latest
+        ]
+
+    def promote(self, tenant: str, ref: str, alias: str) -> Version:
+        """Let `alias` mean the version of `ref`, at once for everybody; the move is recorded."""
+        with self._database.writes.begin() as connection:
+            row = index.resolve(connection, tenant, ref)
+            index.move_alias(connection, tenant, row.name, alias, row.number)
+        return self.resolve(tenant, f"{row.name}:{row.number}")
+
+    def _version(self, row: Row[Any]) -> Version:
+        return Version(
+            tenant=row.tenant,
+            name=row.name,
+            number=row.number,
+            digest=row.digest,
+            base_fingerprint=row.base_fingerprint,
+            manifest=self._manifest(row.digest),
+            aliases=tuple(sorted(row.aliases.split(","))) if row.aliases else (),
+            created_at=datetime.fromtimestamp(row.created_at, UTC),
+        )
+
+    # Tenants, keys, routes
+
+    def create_tenant(self, name: str) -> None:
+        """Raises InvalidName, or Conflict where it exists."""
+        with self._database.writes.begin() as connection:
+            tenants.create_tenant(connection, name)
+
+    def tenants(self) -> list[str]:
+        with self._database.reads.connect() as connection:
+            return tenants.tenant_names(connection)
+
+    def create_key(self, tenant: str, role: str) -> tuple[str, str]:
+        """`(key id, secret)`; the secret is shown here and never again."""
+        with self._database.writes.begin() as connection:
+            return tenants.create_key(connection, tenant, role)
+
+    def key_owner(self, secret: str) -> KeyOwner | None:
+        with self._database.reads.connect() as connection:
+            return tenants.key_owner(connection, secret)
+
+    def set_route(
+        self, tenant: str, task: str, targets: Mapping[str, int], fallback: str | None = None
+    ) -> Route:
+        """Weights are shares of their sum. Raises NotFound where a target does not exist."""
+        route = Route(tenant, task, dict(targets), fallback)
+        with self._database.writes.begin() as connection:
+            routes.set_route(connection, route)
+        return route
+
+    def route(self, tenant: str, task: str) -> Route:
+        with self._database.reads.connect() as connection:
+            return routes.route(connection, tenant, task)
+
+    def routes(self, tenant: str) -> list[Route]:
+        with self._database.reads.connect() as connection:
+            return routes.route_list(connection, tenant)
+
+    # Jobs
+
+    def submit_job(self, tenant: str, spec: dict[str, Any]) -> Job:
+        with self._database.writes.begin() as connection:
+            return jobs.submit(connection, tenant, spec)
+
+    def claim_job(self, owner: str, lease_s: float, job_id: str | None = None) -> Job | None:
+        """A job to work on for `lease_s` seconds, renewable; None where there is none."""
+        with self._database.writes.begin() as connection:
+            return jobs.claim(connection, owner, lease_s, job_id)
+
+    def renew_job(self, job: Job, lease_s: float, progress: dict[str, Any]) -> None:
+        """Raises Conflict where the job's lease was taken over: stop working on it."""
+        with self._database.writes.begin() as connection:
+            jobs.renew(connection, job, lease_s, progress)
+
+    def finish_job(self, job: Job, version_digest: str) -> None:
+        """Raises Conflict as `renew_job` does. Not needed after `publish(…, job=job)`."""
+        with self._database.writes.begin() as connection:
+            jobs.finish(connection, job, version_digest)
+
+    def fail_job(self, job: Job, message: str) -> None:
+        """Raises Conflict as `renew_job` does."""
+        with self._database.writes.begin() as connection:
+            jobs.fail(connection, job, message)
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFound. Not tenant-scoped: whoever answers a tenant compares `job.tenant`."""
+        with self._database.reads.connect() as connection:
+            return jobs.get(connection, job_id)
+
+    def jobs(self, tenant: str) -> list[Job]:
+        """Newest first."""
+        with self._database.reads.connect() as connection:
+            return jobs.of_tenant(connection, tenant)

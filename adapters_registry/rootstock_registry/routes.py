@@ -1,0 +1,65 @@
+"""A tenant's rules from a task to weighted versions.
+
+Refuses to choose: which target answers a request is the server's business.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+from sqlalchemy.dialects.sqlite import insert
+
+from rootstock_registry import index
+from rootstock_registry.errors import InvalidName, NotFound
+from rootstock_registry.model import routes
+from rootstock_registry.names import check_name
+from rootstock_registry.records import Route
+
+MAX_TARGETS = 16
+MAX_WEIGHT = 1_000_000
+
+
+def set_route(connection: Connection, route: Route) -> None:
+    """Store `route`. Raises NotFound where a target means nothing to the tenant now."""
+    check_name("task", route.task)
+    index.check_tenant(connection, route.tenant)
+    if not 1 <= len(route.targets) <= MAX_TARGETS:
+        raise InvalidName(f"task {route.task!r}: give 1 to {MAX_TARGETS} targets")
+    for ref, weight in route.targets.items():
+        if not 1 <= weight <= MAX_WEIGHT:
+            raise InvalidName(f"target {ref[:80]!r}: weight {weight} is not 1 to {MAX_WEIGHT}")
+    for ref in (*route.targets, *filter(None, [route.fallback])):
+        index.resolve(connection, route.tenant, ref)
+    row = insert(routes).values(
+        tenant=route.tenant,
+        task=route.task,
+        targets=json.dumps(dict(route.targets)),
+        fallback=route.fallback,
+    )
+    connection.execute(
+        row.on_conflict_do_update(
+            index_elements=["tenant", "task"],
+            set_={"targets": row.excluded.targets, "fallback": row.excluded.fallback},
+        )
+    )
+
+
+def route(connection: Connection, tenant: str, task: str) -> Route:
+    query = select(routes).where(routes.c.tenant == tenant, routes.c.task == task)
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFound(f"task {task[:80]!r} has no route; set one with: rootstock route set TASK …")
+    return _route(row)
+
+
+def route_list(connection: Connection, tenant: str) -> list[Route]:
+    query = select(routes).where(routes.c.tenant == tenant).order_by(routes.c.task)
+    return [_route(row) for row in connection.execute(query)]
+
+
+def _route(row: Row[Any]) -> Route:
+    targets: Mapping[str, int] = json.loads(row.targets)
+    return Route(row.tenant, row.task, targets, row.fallback)
