@@ -137,4 +137,6 @@ def _translated(error: grpc.aio.AioRpcError) -> RootstockClientError:
         code=trailing.get("code"),
     )
     status = _HTTP_STATUS.get(error.code(), 500)
+    if status == 429 and "type" not in trailing:
+        status = 413  # not a quota: gRPC itself found the message too large
     return ApiError(detail, status=status, retry_after=trailing.get("retry-after"))

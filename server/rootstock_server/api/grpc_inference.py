@@ -167,7 +167,7 @@ async def abort(context: grpc.aio.ServicerContext, error: RootstockError) -> Non
     await context.abort(
         getattr(grpc.StatusCode, error.grpc_status),
         error.message[:MAX_DETAILS_CHARS],
-        [(key, str(value)) for key, value in fields.items() if value is not None],
+        tuple((key, str(value)) for key, value in fields.items() if value is not None),
     )
 
 
