@@ -1,0 +1,102 @@
+"""The frozen base as the trainer needs it: loaded from a local folder, proven to be the right one.
+
+Refuses to know the registry, and to load pickled weights or code that comes with a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rootstock_adapters.base_card import BaseCard, fingerprint
+from rootstock_adapters.errors import BaseError
+from rootstock_adapters.file import read_header
+from rootstock_adapters.head.op import pool
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rootstock_trainer.batches import by_length
+from rootstock_trainer.errors import BadSpec
+
+# Tokens, padding included, that pass through the base at once: keeps the activations small.
+EMBED_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Base:
+    """A registered base and the folder that holds it."""
+
+    card: BaseCard
+    path: Path
+
+    def check(self) -> None:
+        """Raises BadSpec unless the folder holds exactly the registered base."""
+        if not self.path.is_dir():
+            raise BadSpec(f"base_path: there is no folder {self.path}")
+        if fingerprint(self.path) != self.card.fingerprint:
+            raise BadSpec(
+                f"base_path: {self.path} is not the registered base {self.card.name}: its files "
+                "have changed. Register the folder again, or name the folder that was registered"
+            )
+
+    def parameter_count(self) -> int:
+        """Numbers in the base's safetensors files; a tied matrix is stored, and counted, once."""
+        headers = [read_header(file) for file in sorted(self.path.glob("*.safetensors"))]
+        return sum(math.prod(t.shape) for header in headers for t in header.values())
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        with _named(self.path):
+            return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+
+    def backbone(self) -> PreTrainedModel:
+        """The model without its task head, fp32, frozen."""
+        return self._load(AutoModel)
+
+    def decoder(self) -> PreTrainedModel:
+        """The causal language model, fp32, frozen."""
+        return self._load(AutoModelForCausalLM)
+
+    def _load(self, auto: type[AutoModel] | type[AutoModelForCausalLM]) -> PreTrainedModel:
+        with _named(self.path):
+            model: PreTrainedModel = auto.from_pretrained(
+                self.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
+        return model.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Tensor]]:
+        """Pooled last hidden states, in batches: indices into `texts`, and [B, D] fp32.
+
+        As the server does it: the backbone's last hidden state, special tokens as the tokenizer
+        adds them, right-padded. A text longer than the context is cut there.
+        """
+        tokenizer, model, card = self.tokenizer(), self.backbone(), self.card
+        encoded = tokenizer(list(texts), truncation=True, max_length=card.context_length)
+        ids = [torch.tensor(row, dtype=torch.long) for row in encoded["input_ids"]]
+        pad = tokenizer.pad_token_id or 0
+        for batch in by_length([len(row) for row in ids], EMBED_BATCH_TOKENS):
+            mask = pad_sequence([torch.ones_like(ids[i]) for i in batch], batch_first=True)
+            tokens = pad_sequence([ids[i] for i in batch], batch_first=True, padding_value=pad)
+            hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state
+            yield batch, pool(hidden, mask, card.pooling, card.normalize)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """transformers fails in many ways on a damaged folder; the folder is what the user knows."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BaseError(f"{path} cannot be loaded: {first_line}") from error

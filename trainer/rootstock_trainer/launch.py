@@ -1,0 +1,82 @@
+"""Starts the worker process of a claimed job, and says how it ended.
+
+Shared by the sidecar and the foreground; refuses to know torch and what a job does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from rootstock_registry import Job, Registry
+from rootstock_registry.errors import Conflict
+
+STOP_S = 5.0
+
+
+class Worker:
+    """One running worker process. It has a session of its own, so that a Ctrl-C in the terminal
+    reaches only who started it."""
+
+    def __init__(self, home: Path, job: Job, environment: Mapping[str, str]) -> None:
+        self._job = job
+        # A file, not a pipe: nobody has to read while the worker talks.
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        module = ["-m", "rootstock_trainer.worker"]
+        options = ["--home", str(home), "--job", job.id, "--fence", str(job.fence)]
+        # A job works on local folders; nothing in it may wait for a network.
+        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, *module, *options],
+            env={**os.environ, **offline, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """End the process if it still runs; the job stays as it is."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self, registry: Registry) -> str:
+        """After the process has ended: fail a job that it left unfinished; returns its log."""
+        status = self._process.wait()
+        self._log.seek(0)
+        log = self._log.read().decode(errors="replace")
+        self._log.close()
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        said = f": {log.strip().splitlines()[-1]}" if log.strip() else ""
+        fail(registry, self._job, f"the worker process ended with {how}{said}")
+        return log
+
+
+def fail(registry: Registry, job: Job, message: str) -> None:
+    """Fail `job` if this claim still holds it."""
+    try:
+        registry.fail_job(job, message)
+    except Conflict:
+        return  # it has ended already, or is somebody else's
+
+
+def claimant() -> str:
+    """Who claims, for the job's row: host and process."""
+    return f"{os.uname().nodename}:{os.getpid()}"

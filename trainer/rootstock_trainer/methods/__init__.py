@@ -1,0 +1,1 @@
+"""How each method turns examples into a part: one file per method."""
