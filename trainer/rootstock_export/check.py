@@ -96,16 +96,18 @@ def _compare(name: str, text: str, ours: Result, theirs: Probabilities) -> float
             f"{where}: the package has labels {', '.join(ours.probs)}, "
             f"the server answered with {', '.join(theirs) or 'none'}"
         )
-    difference = max(abs(ours.probs[label] - theirs[label]) for label in theirs)
-    if not difference <= TOLERANCE:  # NaN is not
-        raise ParityFailed(
-            f"{where}: the package's probabilities differ from the server's by {difference:.2e}, "
-            f"allowed is {TOLERANCE:.0e}; is the server running this base in float32?"
-        )
+    differences = {label: abs(ours.probs[label] - theirs[label]) for label in theirs}
+    for label, difference in differences.items():
+        if not difference <= TOLERANCE:  # so that NaN fails, too
+            raise ParityFailed(
+                f"{where}: the package gives {label} {ours.probs[label]:.6f}, the server "
+                f"{theirs[label]:.6f}; {TOLERANCE:.0e} apart is allowed. "
+                "Is the server running this base in float32?"
+            )
     best, second = sorted(theirs, key=theirs.__getitem__, reverse=True)[:2]
     if ours.label != best and theirs[best] - theirs[second] > MARGIN:
         raise ParityFailed(f"{where}: the package says {ours.label}, the server {best}")
-    return difference
+    return max(differences.values())
 
 
 def _probes(count: Callable[[str], int], max_length: int) -> Iterator[str]:

@@ -49,13 +49,14 @@ def export(
     with _written_whole(out) as folder:
         say("Reading the heads")
         planned = plan(versions, base_path, registry)
+        with _in_words(out):
+            _write_tokenizer(base_path, folder / TOKENIZER)
         say("Turning the base and its heads into one graph")
         # Here, so that what can be refused is refused before torch is loaded.
         from rootstock_export.onnx_target import write_model
 
         with _in_words(out):
             longest = write_model(planned, folder / MODEL)
-            _write_tokenizer(base_path, folder / TOKENIZER)
             _write_manifest(planned, folder, longest)
         say("Comparing the package with the server")
         report = check(folder, server_answers, texts)
