@@ -103,6 +103,25 @@ def test_a_silent_server_is_given_up_after_the_timeout() -> None:
             client.models()
 
 
+def test_ctrl_c_ends_a_waiting_call_and_the_program_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        program = f"""
+import os, signal, threading
+from rootstock_client import Client
+with Client({url!r}, timeout_s=60) as client:
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    client.models()
+"""
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20)
+    assert b"KeyboardInterrupt" in ended.stderr
+
+
+def test_closing_twice_is_harmless(loopback: Any) -> None:
+    with Client(loopback.url) as client:
+        client.close()
+
+
 def test_one_blocking_client_serves_several_threads(loopback: Any) -> None:
     texts: list[str] = []
     with Client(loopback.url) as client:

@@ -48,8 +48,8 @@ _TASK_ANSWER: TypeAdapter[TaskAnswer] = TypeAdapter(
 class AsyncClient:
     """Speaks HTTP with the server at `base_url`, for example `http://127.0.0.1:8000`.
 
-    Every method raises `ApiError` when the server refuses, `Unreachable` when it does not answer
-    within `timeout_s` seconds. `options` are the other fields of OpenAI's request, `max_tokens`,
+    Every method raises `ApiError` when the server refuses, `Unreachable` when nothing comes from it
+    for `timeout_s` seconds. `options` are the other fields of OpenAI's request, `max_tokens`,
     `temperature`, `stop` and so on. Answers name their version's digest as `system_fingerprint`.
     """
 

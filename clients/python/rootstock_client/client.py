@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
@@ -45,7 +46,7 @@ class BlockingTextStream:
 
     def __next__(self) -> str:
         try:
-            return self._portal.call(self._stream.__anext__)
+            return _wait(self._portal, self._stream.__anext__)
         except StopAsyncIteration:
             raise StopIteration from None
 
@@ -64,12 +65,21 @@ class BlockingTextStream:
         self.close()
 
 
+def _wait(portal: BlockingPortal, work: Callable[[], Awaitable[R]]) -> R:
+    result = portal.start_task_soon(work)
+    try:
+        return result.result()
+    except BaseException:
+        result.cancel()  # Ctrl-C while waiting: the request must not live on
+        raise
+
+
 def _blocking(
     method: Callable[Concatenate[AsyncClient, P], Awaitable[R]],
 ) -> Callable[Concatenate[Client, P], R]:
     @functools.wraps(method)
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._portal.call(functools.partial(method, self._core, *args, **kwargs))
+        return _wait(self._portal, functools.partial(method, self._core, *args, **kwargs))
 
     return call
 
@@ -92,9 +102,12 @@ class Client:
     def __init__(
         self, base_url: str, api_key: str | None = None, *, timeout_s: float = 120.0
     ) -> None:
-        self._running = start_blocking_portal()
-        self._portal = self._running.__enter__()
         self._core = AsyncClient(base_url, api_key, timeout_s=timeout_s)
+        self._open = ExitStack()
+        self._portal = self._open.enter_context(start_blocking_portal())
+        # Undone in reverse: connections first, then what still waits, then the thread.
+        self._open.callback(self._portal.call, self._portal.stop, True)
+        self._open.callback(self._portal.call, self._core.close)
 
     models = _blocking(AsyncClient.models)
     complete = _blocking(AsyncClient.complete)
@@ -105,9 +118,8 @@ class Client:
     task = _blocking(AsyncClient.task)
 
     def close(self) -> None:
-        """Closes the connections and ends the thread."""
-        self._portal.call(self._core.close)
-        self._running.__exit__(None, None, None)
+        """Closes the connections and ends the thread; calls in other threads are cancelled."""
+        self._open.close()
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ It refuses to know limits (the server judges) and HTTP (that is `async_client`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,8 +33,8 @@ _HTTP_STATUS = {
 class GrpcClient:
     """Speaks `rootstock.v1.Inference` with `target`, for example `127.0.0.1:8001`.
 
-    Every method raises `ApiError` when the server refuses and `Unreachable` when it does not answer
-    within `timeout_s` seconds. `options` are the request message's other fields.
+    Every method raises `ApiError` when the server refuses and `Unreachable` when the whole answer
+    takes longer than `timeout_s` seconds. `options` are the request message's other fields.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class GrpcClient:
 
     async def generate(
         self, prompt: Prompt, *, model: str | None = None, task: str | None = None, **options: Any
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Streams the answer to `prompt` (text, token ids or chat messages) piece by piece.
 
         Close the iterator (`contextlib.aclosing`) to cancel: the server then frees the row.
