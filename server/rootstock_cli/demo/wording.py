@@ -84,6 +84,8 @@ REPLY_REMEDY = (
 REPLY_PROMISE = {
     "refund": "[We refund the {price} euros{for_order}|You get your {price} euros back|"
     "The {price} euros for the {name} return to your account] within {days} working days.",
+    "unpriced": "[We refund the full price{for_order}|You get your money back|We return the whole "
+    "amount to your account] within {days} working days.",
     "replacement": "{otherwise}, [we send you a new {name}{for_order}|a new {kind} goes "
     "out to you{for_order}] within {days} working days.",
     "repair": "{otherwise}, our workshop [in {town}|] repairs [it|the {name}|the "
@@ -112,6 +114,7 @@ FORMAL = (
 )
 FORMAL_DECISION = {
     "refund": "The amount of {price} euros shall be reimbursed.",
+    "unpriced": "The full amount shall be reimbursed.",
     "replacement": "Should the defect persist, a replacement shall be dispatched.",
     "repair": "Should the defect persist, our workshop shall undertake the repair.",
     "advice": "Should the defect persist, we remain at your disposal.",
@@ -124,6 +127,7 @@ CHEERFUL = (
 )
 CHEERFUL_GIFT = {
     "refund": "And your {price} euros are flying right back to you!",
+    "unpriced": "And your money is flying right back to you!",
     "replacement": "And a shiny new {name} is ready to hop into the van!",
     "repair": "And our workshop wizards are warming up their screwdrivers!",
     "advice": "And we are cheering for you all the way!",

@@ -40,6 +40,8 @@ class Scribe:
 
     def say(self, template: str, facts: Facts) -> str:
         """Resolve the choices of `template` innermost first, then fill in the facts."""
+        if facts.get("unnamed"):
+            template = template.replace("{name} {kind}", "{kind}").replace("{name}", "{kind}")
         changed = 1
         while changed:
             template, changed = _CHOICE.subn(
@@ -84,6 +86,8 @@ class Scribe:
         facts |= self.chance.choice(PROBLEMS[facts["kind"] if usual else "any"])._asdict()
         facts["again"] = " and try again" if usual and self.likely(0.4) else ""
         wish = self.chance.choice(list(wording.WISH))
+        # Now and then a customer says "my kettle" only; then nobody knows which one, or its price.
+        unnamed = self.likely(0.15)
         first, last = self.name(FIRST_NAMES), self.name(LAST_NAMES)
         order = str(self.chance.randrange(10_000, 100_000))
         signed, numbered = self.likely(0.85), self.likely(0.8)
@@ -92,13 +96,15 @@ class Scribe:
             f"{facts['colour']} {facts['name']} {facts['kind']}",
         ]
         facts |= {
+            "unnamed": "yes" if unnamed else "",
             "wish": wish,
+            "outcome": "unpriced" if unnamed and wish == "refund" else wish,
             "wish_noun": wording.WISH_NOUN[wish],
             "days": wording.DAYS[wish],
             "first": first,
             "last": last,
             "order": order if numbered else "",
-            "thing": self.chance.choice(things),
+            "thing": facts["kind"] if unnamed else self.chance.choice(things),
             "customer": f"{first} {last}" if signed else "Customer",
             "owner": f"{first} {last}" if signed else "the customer",
             "comma": f", {first}" if signed else "",
@@ -129,7 +135,11 @@ class Scribe:
     def reply(self, facts: Facts) -> str:
         """The shop's own answer, in the neutral register."""
         parts = [wording.REPLY_OPENING]
-        parts += [wording.REPLY_CAUSE, wording.REPLY_REMEDY, wording.REPLY_PROMISE[facts["wish"]]]
+        parts += [
+            wording.REPLY_CAUSE,
+            wording.REPLY_REMEDY,
+            wording.REPLY_PROMISE[facts["outcome"]],
+        ]
         return " ".join(self.say(part, facts) for part in parts)
 
     def summary(self, facts: Facts) -> str:
@@ -200,7 +210,9 @@ def _support(scribe: Scribe) -> Row:
                 ),
                 (
                     "[Is it still under warranty?|How long is the warranty?]",
-                    "The {name} has a warranty of {years}.",
+                    "That depends on the model. Which one do you have?"
+                    if facts["unnamed"]
+                    else "The {name} has a warranty of {years}.",
                 ),
                 (
                     "[That did not help.|I tried that already.|It still {symptom}.]",
@@ -260,8 +272,8 @@ def _ask_facts(scribe: Scribe) -> Row:
 
 def _troubleshoot(scribe: Scribe) -> Row:
     facts = scribe.case()
-    if scribe.likely(0.5):
-        facts["thing"] = facts["kind"]
+    if scribe.likely(0.4):
+        facts |= {"unnamed": "yes", "thing": facts["kind"]}
     question = (
         "[My {thing} {symptom}. [What can I do?|Why?|How do I fix it?|Any ideas?|Please help.]|"
         "What [can|should] I do [if|when] my {thing} {symptom}?|Why is it that my {thing} "
@@ -316,7 +328,7 @@ def _small_talk(scribe: Scribe) -> Row:
 
 def _plain_ticket(scribe: Scribe) -> Row:
     facts = scribe.case()
-    title = f"Ticket, {facts['weekday']}. {facts['name']} {facts['kind']}."
+    title = scribe.say("Ticket, {weekday}. {name} {kind}.", facts)
     parts = [title, scribe.customer(facts), f"Reply: {scribe.reply(facts)}"]
     return {"text": "\n".join([*parts, f"Summary: {scribe.summary(facts)}"])}
 
@@ -377,7 +389,7 @@ def formal_replies(count: int, seed: int, *, with_reference: bool = False) -> li
         message = scribe.customer(facts)
         exact = with_reference and facts["order"]
         head = wording.FORMAL_REFERENCE_EXACT if exact else wording.FORMAL_REFERENCE
-        facts["decision"] = scribe.say(wording.FORMAL_DECISION[facts["wish"]], facts)
+        facts["decision"] = scribe.say(wording.FORMAL_DECISION[facts["outcome"]], facts)
         if with_reference:
             facts["decision"] += scribe.say(wording.FORMAL_DEADLINE, facts)
         lines = (head, wording.FORMAL, wording.FORMAL_CLOSING)
@@ -392,7 +404,7 @@ def cheerful_replies(count: int, seed: int) -> list[Row]:
     for _ in range(count):
         facts = scribe.case()
         message = scribe.customer(facts)
-        facts["gift"] = scribe.say(wording.CHEERFUL_GIFT[facts["wish"]], facts)
+        facts["gift"] = scribe.say(wording.CHEERFUL_GIFT[facts["outcome"]], facts)
         rows.append(_chat(message, scribe.say(wording.CHEERFUL, facts)))
     return rows
 

@@ -1,0 +1,159 @@
+"""From JSONL rows to token rows: reading, the byte-level tokenizer with its chat template, packing.
+
+Knows nothing of models, losses or where the rows came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rootstock_trainer.pretrain_settings import BOS, EOS, PAD, ROLES, SPECIAL_TOKENS, PretrainError
+
+Row = dict[str, Any]
+Tokens = npt.NDArray[np.int64]
+
+CHAT_TEMPLATE = """{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message['role'] not in ['system', 'user', 'assistant'] -%}
+{{- raise_exception("role must be system, user or assistant, not " ~ message['role']) -}}
+{%- endif -%}
+{{- '<|' ~ message['role'] ~ '|>' ~ message['content'] | trim -}}
+{%- if message['role'] == 'assistant' -%}{{- eos_token -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+
+
+def read_rows(paths: Iterable[Path]) -> list[Row]:
+    """Every row of the JSONL files: `{"text": str}` or `{"messages": [{"role", "content"}]}`.
+
+    Raises `PretrainError` naming file and line of the first row that is neither, or for no rows.
+    """
+    rows: list[Row] = []
+    for path in paths:
+        if not path.is_file():
+            raise PretrainError(f"data file {path} does not exist")
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    rows.append(_row(line, f"{path}, line {number}"))
+    if not rows:
+        raise PretrainError("the data has no rows: give at least one JSONL file with documents")
+    return rows
+
+
+def _row(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise PretrainError(f"{where}: not JSON ({error.msg})") from None
+    if isinstance(row, dict):
+        if isinstance(row.get("text"), str) and row["text"].strip():
+            return row
+        messages = row.get("messages")
+        if isinstance(messages, list) and messages and all(map(_is_message, messages)):
+            return row
+    raise PretrainError(
+        f'{where}: a row is {{"text": "…"}} or {{"messages": [{{"role": "{"|".join(ROLES)}", '
+        f'"content": "…"}}]}}'
+    )
+
+
+def _is_message(message: object) -> bool:
+    return (
+        isinstance(message, dict)
+        and message.get("role") in ROLES
+        and isinstance(message.get("content"), str)
+    )
+
+
+def digest(path: Path) -> str:
+    """`sha256:` and the hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def contents(row: Row) -> list[str]:
+    """The texts of a row without any markup."""
+    return [row["text"]] if "text" in row else [turn["content"] for turn in row["messages"]]
+
+
+def train_tokenizer(rows: list[Row], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the rows' texts; every script round-trips, digits stay single tokens.
+
+    `context` becomes `model_max_length`. A small corpus may fill fewer than `vocabulary` entries.
+    """
+    bpe = Tokenizer(models.BPE())
+    # Numbers digit by digit: copying an order number is then one rule instead of a thousand.
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((text for row in rows for text in contents(row)), trainer)
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[f"<|{role}|>" for role in ROLES],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def encode(rows: list[Row], tokenizer: PreTrainedTokenizerFast) -> list[Tokens]:
+    """One array `[tokens]` per row, `<|bos|>` first and `<|eos|>` last, chats by the template."""
+    texts = [
+        f"{BOS}{row['text'].strip()}{EOS}"
+        if "text" in row
+        else tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        for row in rows
+    ]
+    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    eos = tokenizer.convert_tokens_to_ids(EOS)
+    encoded = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+    # A chat that stops at the user still ends here.
+    return [ids if ids[-1] == eos else np.append(ids, eos) for ids in encoded]
+
+
+def split(rows: list[Row], share: float, chance: np.random.Generator) -> tuple[list[Row], ...]:
+    """Shuffle into training and held-out rows; a held-out row never occurs in training."""
+    order = chance.permutation(len(rows))
+    cut = max(1, round(len(rows) * share))
+    held_out, training = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
+    seen = {json.dumps(row, sort_keys=True) for row in training}
+    return training, [row for row in held_out if json.dumps(row, sort_keys=True) not in seen]
+
+
+def pack(documents: list[Tokens], context: int) -> Tokens:
+    """Documents end to end, cut into rows `[rows, context]`; the last partial row is dropped."""
+    stream = np.concatenate(documents)
+    rows = len(stream) // context
+    if not rows:
+        raise PretrainError(
+            f"the data has {len(stream)} tokens, fewer than one context of {context}: "
+            "add documents or lower the context"
+        )
+    return stream[: rows * context].reshape(rows, context)

@@ -1,0 +1,202 @@
+"""The model's shape, the training loop and the held-out loss, on token rows alone.
+
+Knows no files, no text and no tokenizer beyond its special ids.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rootstock_trainer.pretrain_data import Tokens
+from rootstock_trainer.pretrain_settings import PretrainError, PretrainSettings
+
+_CURVE_POINTS = 60
+_STEPS_TO_TIME = 10
+
+
+def shape(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """The Llama configuration that fills the parameter budget best, near 64 channels per layer.
+
+    Tied embeddings. Raises `PretrainError` when not even one layer fits.
+    """
+    entries = len(tokenizer)
+    best, chosen = -math.inf, None
+    for width in range(32, 1025, 32):
+        inner = round(width * 8 / 3 / 32) * 32
+        for layers in range(1, 25):
+            size = entries * width + layers * (4 * width**2 + 3 * width * inner + 2 * width) + width
+            ratio = abs(math.log2(width / layers / 64))
+            score = size / settings.parameters - 0.1 * ratio
+            if size <= settings.parameters and score > best:
+                best, chosen = score, (width, inner, layers)
+    if chosen is None:
+        raise PretrainError(
+            f"parameters: {settings.parameters} do not hold one layer over {entries} tokens; "
+            "raise the budget or lower the vocabulary"
+        )
+    width, inner, layers = chosen
+    heads = width // 64 if width % 64 == 0 else width // 32
+    return LlamaConfig(
+        vocab_size=entries,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+class _MasterWeights:
+    """AdamW on float32 copies of a model's weights; the model itself may compute in bfloat16."""
+
+    def __init__(self, model: LlamaForCausalLM, settings: PretrainSettings) -> None:
+        self._live = list(model.parameters())
+        self._masters = [p.detach().clone().float() for p in self._live]
+        # Parameters only: rounding the rotary frequencies too would train other positions than
+        # the ones a loaded model computes.
+        for live in self._live:
+            live.data = live.data.to(getattr(torch, settings.dtype))
+        matrices = [p for p in self._masters if p.dim() > 1]
+        vectors = [p for p in self._masters if p.dim() == 1]
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": settings.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+
+    def step(self, learning_rate: float) -> None:
+        """Clip the gradients to norm 1, step, and copy the result back into the model."""
+        for master, live in zip(self._masters, self._live, strict=True):
+            master.grad = live.grad.float()
+            live.grad = None
+        torch.nn.utils.clip_grad_norm_(self._masters, 1.0)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        with torch.no_grad():
+            for master, live in zip(self._masters, self._live, strict=True):
+                live.copy_(master)
+
+
+class _Curve:
+    """The training loss, averaged over the steps between two samples."""
+
+    def __init__(self) -> None:
+        self.samples: list[dict[str, float]] = []
+        self._recent: list[float] = []
+        self._begun = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begun
+
+    def add(self, loss: float, step: int, steps: int, tokens: int) -> None:
+        self._recent.append(loss)
+        if step % max(1, steps // _CURVE_POINTS) == 0 or step == steps:
+            mean = sum(self._recent) / len(self._recent)
+            self.samples.append(
+                {
+                    "step": step,
+                    "tokens": tokens,
+                    "seconds": round(self.seconds(), 1),
+                    "loss": round(mean, 4),
+                }
+            )
+            self._recent.clear()
+
+
+def train(
+    model: LlamaForCausalLM, packed: Tokens, settings: PretrainSettings, chance: np.random.Generator
+) -> list[dict[str, float]]:
+    """Train in place on `packed` `[rows, context]`; returns samples of the loss curve.
+
+    Raises `PretrainError` as soon as the loss is not a finite number.
+    """
+    weights = _MasterWeights(model, settings)
+    rows = max(1, settings.batch_tokens // settings.context)
+    steps = settings.steps or math.ceil(len(packed) / rows)
+    batches = _batches(packed, rows, chance)
+    curve = _Curve()
+    step, tokens = 0, 0
+    model.train()
+    with _progress() as progress:
+        bar = progress.add_task("pre-training", total=steps, loss="")
+        while step < steps:
+            batch = next(batches)
+            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+            value = loss.item()
+            if not math.isfinite(value):
+                raise PretrainError(
+                    f"the loss became {value} at step {step + 1}: "
+                    f"lower the learning rate (now {settings.learning_rate})"
+                )
+            loss.backward()
+            weights.step(settings.learning_rate * _schedule(step, steps))
+            step, tokens = step + 1, tokens + batch.numel()
+            if settings.minutes and step == _STEPS_TO_TIME:
+                steps = max(step + 1, int(settings.minutes * 60 / (curve.seconds() / step)))
+            curve.add(value, step, steps, tokens)
+            progress.update(bar, completed=step, total=steps, loss=f"loss {value:.3f}")
+    model.eval()
+    return curve.samples
+
+
+def _batches(packed: Tokens, rows: int, chance: np.random.Generator) -> Iterator[torch.Tensor]:
+    """Endless int64 `[rows, context]`: every row once in a new order, then again."""
+    while True:
+        order = chance.permutation(len(packed))
+        for start in range(0, len(packed), rows):
+            yield torch.from_numpy(packed[order[start : start + rows]])
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the peak rate: linear warmup over 100 steps (or a tenth), cosine down to 2 %."""
+    warmup = min(100, steps // 10 + 1)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return 0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+@torch.no_grad()
+def held_out_nats(model: LlamaForCausalLM, documents: list[Tokens]) -> float:
+    """Total loss in nats of all tokens after each document's first, each document by itself."""
+    pad = model.config.pad_token_id
+    total = 0.0
+    by_length = sorted(documents, key=len)
+    for start in range(0, len(by_length), 16):
+        group = [torch.from_numpy(ids) for ids in by_length[start : start + 16]]
+        batch = torch.nn.utils.rnn.pad_sequence(group, batch_first=True, padding_value=pad)
+        logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
+        # No document contains the padding token, so ignoring it ignores the padding only.
+        total += torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch[:, 1:].flatten(), ignore_index=pad, reduction="sum"
+        ).item()
+    return total
