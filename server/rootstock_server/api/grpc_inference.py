@@ -69,7 +69,8 @@ class Inference:
         head = pb.GenerateResponse(id=answer_id, model=target.model, digest=target.digest)
         prompt_tokens = completion_tokens = 0
         # Written here, not yielded: a cancelled call then closes the row in the same breath.
-        async with aclosing(self._handle.generate(caller.get(), target, body)) as events:
+        answer = self._handle.generate(caller.get(), target, body)
+        async with aclosing(answer) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, Begun):
                     prompt_tokens = event.prompt_tokens
