@@ -5,7 +5,10 @@ Built from the functions the server computes with; refuses to know manifests, fo
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -13,6 +16,7 @@ import torch
 from rootstock_adapters.head import op
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from rootstock_export.errors import NotExportable
 from rootstock_export.plan import Plan
@@ -52,29 +56,50 @@ def write_model(plan: Plan, file: Path) -> int:
     Returns the longest text it reads, in tokens. Raises NotExportable where the encoder cannot be
     loaded or traced.
     """
-    encoder = _load(plan)
+    with _quiet():
+        encoder = _load(plan)
+        program = _trace(encoder, plan)
+    program.save(file, external_data=False)
+    return _longest(encoder, plan.card.context_length)
+
+
+def _trace(encoder: PreTrainedModel, plan: Plan) -> torch.onnx.ONNXProgram:
     longest = _longest(encoder, plan.card.context_length)
     # No example dimension may be 1: the tracer would take it for a constant.
     ids = torch.ones(2, min(8, longest), dtype=torch.long)
     dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's notes about its own internals
-            program = torch.onnx.export(
-                EncoderWithHeads(encoder, plan).eval(),
-                (ids, torch.ones_like(ids)),
-                input_names=["input_ids", "attention_mask"],
-                output_names=[head.output for head in plan.heads],
-                dynamic_shapes={"input_ids": dims, "attention_mask": dims},
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
+        program = torch.onnx.export(
+            EncoderWithHeads(encoder, plan).eval(),
+            (ids, torch.ones_like(ids)),
+            input_names=["input_ids", "attention_mask"],
+            output_names=[head.output for head in plan.heads],
+            dynamic_shapes={"input_ids": dims, "attention_mask": dims},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     except torch.onnx.OnnxExporterError as error:
         raise _refusal(plan, "written as ONNX", error) from error
     assert program is not None  # None is for the old exporter only
-    program.save(file, external_data=False)
-    return longest
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The libraries' bars and notes about their own internals would cover the caller's progress."""
+    exporter = logging.getLogger("torch.onnx")
+    level, bar = exporter.level, transformers_logging.is_progress_bar_enabled()
+    exporter.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
 
 
 def _load(plan: Plan) -> PreTrainedModel:
@@ -84,7 +109,8 @@ def _load(plan: Plan) -> PreTrainedModel:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _refusal(plan, "loaded", error) from error
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def _longest(encoder: PreTrainedModel, context_length: int) -> int:
@@ -92,7 +118,8 @@ def _longest(encoder: PreTrainedModel, context_length: int) -> int:
     positions = getattr(encoder.embeddings, "position_embeddings", None)
     if positions is None or positions.padding_idx is None:
         return context_length
-    return min(context_length, positions.num_embeddings - positions.padding_idx - 1)
+    longest: int = min(context_length, positions.num_embeddings - positions.padding_idx - 1)
+    return longest
 
 
 def _refusal(plan: Plan, what: str, error: Exception) -> NotExportable:
