@@ -47,7 +47,9 @@ def _form(value: Any) -> str | None:
         return None
     if isinstance(value[0], str):
         return "texts"
-    return "ids" if isinstance(value[0], int) else "id_lists"
+    if isinstance(value[0], int):
+        return "ids"
+    return "id_lists" if isinstance(value[0], list) else None
 
 
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]

@@ -111,7 +111,8 @@ class Handle:
         except (NotFound, InvalidName):
             # One message for unknown and for somebody else's: neither tells the other apart.
             raise UnknownModel(
-                f"the model `{model}` does not exist; GET /v1/models lists yours", param=param
+                f"{param}: the model `{model}` does not exist; GET /v1/models lists yours",
+                param=param,
             ) from None
         return self._target(model, version, param)
 
@@ -120,7 +121,7 @@ class Handle:
         if base is None:
             served = ", ".join(sorted(self.bases))
             raise AdapterMismatch(
-                f"{model} was made for the base {version.manifest.base.name} "
+                f"{param}: {model} was made for the base {version.manifest.base.name} "
                 f"({version.base_fingerprint[:19]}…), which is not served here (served: {served})",
                 param=param,
             )
@@ -203,7 +204,7 @@ class Handle:
         """One vector per input, pooled as the base's card says."""
         if target.head_only:
             raise AdapterMismatch(
-                f"{target.model} has only a head; embed with its base "
+                f"model: {target.model} has only a head; embed with its base "
                 f"({target.base.card.name}), classify with /v1/classify",
                 param="model",
             )
@@ -275,14 +276,14 @@ def _check_heads(targets: Sequence[Target]) -> None:
     for target in targets:
         if not target.has_head:
             raise AdapterMismatch(
-                f"{target.model} has no head to classify with; train one with --method head",
+                f"models: {target.model} has no head to classify with; train one with --method head",
                 param="models",
             )
     names = {target.model: target.base.card.name for target in targets}
     if len(set(names.values())) > 1:
         which = ", ".join(f"{model} on {base}" for model, base in names.items())
         raise AdapterMismatch(
-            f"models of one request must share a base ({which}); ask in several requests",
+            f"models: those of one request must share a base ({which}); ask in several requests",
             param="models",
         )
 

@@ -75,13 +75,13 @@ def prompts(target: Target, body: CompletionBody | ChatBody) -> list[list[int]]:
     """The token ids of each prompt. Raises BadRequest, AdapterMismatch."""
     if target.base.card.task != "generate":
         raise AdapterMismatch(
-            f"{target.model} is on the encoder {target.base.card.name}, which generates no text; "
+            f"model: {target.model} is on the encoder {target.base.card.name}, which generates no text; "
             "use /v1/classify or /v1/embeddings",
             param="model",
         )
     if target.head_only:
         raise AdapterMismatch(
-            f"{target.model} has only a head; use it with /v1/classify", param="model"
+            f"model: {target.model} has only a head; use it with /v1/classify", param="model"
         )
     if isinstance(body, CompletionBody):
         return encode(target, as_list(body.prompt), "prompt")

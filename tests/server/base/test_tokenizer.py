@@ -86,7 +86,7 @@ def test_streamed_text_is_the_text_and_never_half_a_character(folder: Path, text
 
 def test_a_base_without_a_template_says_what_to_use_instead(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-    with pytest.raises(ChatTemplateError, match="no chat template; .*/v1/completions"):
+    with pytest.raises(ChatTemplateError, match=r"no chat template; .*/v1/completions"):
         Tokenizer(tmp_path).chat([{"role": "user", "content": "hi"}])
 
 
