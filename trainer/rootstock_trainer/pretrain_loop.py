@@ -106,19 +106,16 @@ class _Curve:
     def seconds(self) -> float:
         return time.perf_counter() - self._begun
 
-    def add(self, loss: float, step: int, steps: int, tokens: int) -> None:
+    def add(self, loss: float, step: int, steps: int, tokens: int) -> bool:
+        """Take one step's loss in nats per token; true when a sample was made of it."""
         self._recent.append(loss)
-        if step % max(1, steps // _CURVE_POINTS) == 0 or step == steps:
-            mean = sum(self._recent) / len(self._recent)
-            self.samples.append(
-                {
-                    "step": step,
-                    "tokens": tokens,
-                    "seconds": round(self.seconds(), 1),
-                    "loss": round(mean, 4),
-                }
-            )
-            self._recent.clear()
+        if step % max(1, steps // _CURVE_POINTS) and step < steps:
+            return False
+        mean = round(sum(self._recent) / len(self._recent), 4)
+        seconds = round(self.seconds(), 1)
+        self.samples.append({"step": step, "tokens": tokens, "seconds": seconds, "loss": mean})
+        self._recent.clear()
+        return True
 
 
 def train(
@@ -151,7 +148,9 @@ def train(
             step, tokens = step + 1, tokens + batch.numel()
             if settings.minutes and step == _STEPS_TO_TIME:
                 steps = max(step + 1, int(settings.minutes * 60 / (curve.seconds() / step)))
-            curve.add(value, step, steps, tokens)
+            # A log file shows no bar; it gets a line for each sample instead.
+            if curve.add(value, step, steps, tokens) and not progress.console.is_terminal:
+                progress.console.print(f"step {step} of {steps}: {curve.samples[-1]}")
             progress.update(bar, completed=step, total=steps, loss=f"loss {value:.3f}")
     model.eval()
     return curve.samples

@@ -45,7 +45,7 @@ Corvid|headset|59|210|blue, red|1|2023|Vietnam|woven fabric|a folding frame
 Ironbark|backpack|95|1100|olive, navy|10|2019|Nepal|waxed canvas|a hidden laptop sleeve
 Skerry|backpack|69|740|yellow, grey|5|2023|Portugal|recycled nylon|a rain cover in the base
 Galewind|tent|249|2600|green, orange|3|2020|Estonia|ripstop nylon|poles that unfold by themselves
-Saltmarsh|tent|189|3100|sand, blue|2|2022|Latvia|a cotton blend|a porch for two bicycles
+Saltmarsh|tent|189|3100|sand, blue|2|2022|Latvia|blended cotton|a porch for two bicycles
 Ember|coffee grinder|99|1700|black, red|2|2021|Italy|cast iron|forty grind settings
 Kestrel|coffee grinder|45|640|silver, green|3|2024|Slovenia|walnut wood|a handle that folds away
 Firefly|bicycle light|29|85|black, white|2|2022|Germany|hard rubber|a brake signal

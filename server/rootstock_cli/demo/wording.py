@@ -37,7 +37,10 @@ CONTEXT = (
     "[fine|good|perfect] [to me|after {weekday}|in every light|], so I am surprised|It worked "
     "[well|fine|without trouble] [until {weekday}|at first|for a while|in {town}]]."
 )
-ORDER = "[My order number is|The order number is|It was order|This is about order] {order}."
+ORDER = (
+    "[My order number [for the {name}|] is|The order number is|It was order|This is about order] "
+    "{order}."
+)
 WISH = {
     "refund": "[I would like my money back|Please give me my money back|I want [a refund|my "
     "{price} euros back]|Please refund the {price} euros|I [want|would like] to return the {name} "
@@ -73,13 +76,16 @@ REPLY_OPENING = (
     "[We are sorry that|It is a pity that|I am sorry that] your {name} {kind} {symptom}."
 )
 REPLY_CAUSE = (
-    "[[With the {name} the|In most cases the|With a {kind} like this the|The] [usual reason|likely "
-    "cause|most common cause] is {cause}|[This|With the {name} this|On a {kind} this] "
-    "[usually|often|mostly] comes from {cause}]."
+    "[[With the {name} the|In most cases the|With a {kind} like this the|In our experience the|"
+    "After so many {kind}s we know the|The] [usual reason|likely cause|most common cause|first "
+    "suspect] is {cause}|[This|With the {name} this|On a {kind} this] [usually|often|mostly|nearly "
+    "always] comes from {cause}|When a {kind} {symptom}, [it is|the reason is] [usually|often|"
+    "mostly|nearly always] {cause}]."
 )
 REPLY_REMEDY = (
-    "[Please {remedy}{again}|As a first step, {remedy}|To solve this, please {remedy}{again}|"
-    "[Before anything else|First|Today or tomorrow], please {remedy}]."
+    "[Please|To solve this, please|Before anything else, please|First, please|Today or tomorrow, "
+    "please|When you have [time|a minute], please|For your {name}, please|As a first step,] "
+    "{remedy}{again}[| and tell us what you see| and let us know by {weekday}| before {weekday}]."
 )
 REPLY_PROMISE = {
     "refund": "[We refund the {price} euros{for_order}|You get your {price} euros back|"
@@ -94,8 +100,8 @@ REPLY_PROMISE = {
     "{name}]{quote_order} and we answer within {days} working days.",
 }
 OTHERWISE = (
-    "[If that does not help|If the problem stays|If the {name} still gives you trouble|If nothing "
-    "changes [by {weekday}|after a day|]]"
+    "[If [that|this] does not help [by {weekday}|your {name}|]|If the [problem|trouble] stays|If "
+    "the {name} still gives you trouble|If nothing changes [by {weekday}|after a day|]]"
 )
 DAYS = {"refund": "five", "replacement": "three", "repair": "ten", "advice": "two"}
 SUMMARY = (
