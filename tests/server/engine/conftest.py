@@ -1,0 +1,259 @@
+"""A real engine on tiny random bases, and an independent oracle for every row it answers.
+
+The oracle is Hugging Face's own model with PEFT's own adapter, one sequence at a time, in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.head.op import logits as head_logits
+from rootstock_adapters.head.op import pool
+from rootstock_adapters.head.spec import HeadSpec
+from rootstock_registry import Lineage, NewPart, Registry
+from rootstock_server.config import EngineLimits
+from rootstock_server.engine import worker
+from rootstock_server.engine.engine import Engine
+from rootstock_server.engine.request import (
+    Encode,
+    Encoded,
+    Event,
+    Failed,
+    Generate,
+    Sampling,
+    Token,
+)
+from safetensors.torch import save
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+VOCAB = 120
+SIZES = {
+    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 256, "initializer_range": 0.2,
+}  # fmt: skip
+DECODER = {
+    **SIZES, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**DECODER)),
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(
+            **DECODER, head_dim=16, sliding_window=8, attn_logit_softcapping=5.0,
+            final_logit_softcapping=10.0, query_pre_attn_scalar=16,
+        )
+    ),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCAB, n_embd=64, n_layer=2, n_head=4, n_positions=256,
+            initializer_range=0.2, bos_token_id=1, eos_token_id=2,
+        )
+    ),
+    "bert": lambda: BertModel(BertConfig(**SIZES), add_pooling_layer=False),
+    "distilbert": lambda: DistilBertModel(
+        DistilBertConfig(
+            vocab_size=VOCAB, dim=64, hidden_dim=96, n_layers=2, n_heads=4,
+            max_position_embeddings=256, initializer_range=0.2,
+        )
+    ),
+}  # fmt: skip
+# Which linears each adapter of the rig changes: different ranks, scalings and target sets.
+TARGETS = {
+    "llama": (["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",
+                                     "up_proj", "down_proj"], ["down_proj", "o_proj"]),
+    "gpt2": (["c_attn"], ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"], ["c_fc"]),
+    "bert": (["query", "value"], ["query", "key", "value", "dense"], ["dense"]),
+    "distilbert": (["q_lin", "v_lin"], ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"],
+                   ["lin2"]),
+}  # fmt: skip
+TARGETS["gemma2"] = TARGETS["llama"]
+
+
+@dataclass
+class Rig:
+    """One base, several published versions, and what each of them must answer."""
+
+    engine: Engine
+    registry: Registry
+    card: BaseCard
+    base_path: Path
+    model_class: type[PreTrainedModel]
+    adapters: list[str] = field(default_factory=list)  # digests
+    heads: dict[str, tuple[HeadSpec, dict[str, torch.Tensor]]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    _references: dict[str | None, torch.nn.Module] = field(default_factory=dict)
+    _ids: Iterator[int] = field(default_factory=count)
+
+    def load_plain(self) -> PreTrainedModel:
+        """The untouched model; without BERT's pooler, which no adapter of ours may name."""
+        pooler = {"add_pooling_layer": False} if self.card.model_type == "bert" else {}
+        return self.model_class.from_pretrained(
+            self.base_path, attn_implementation="eager", **pooler
+        )
+
+    def reference(self, version: str | None) -> torch.nn.Module:
+        """The untouched model, with PEFT's own adapter where `version` is one."""
+        if version not in self._references:
+            model = self.load_plain()
+            if version is not None:
+                model = PeftModel.from_pretrained(model, self.folders[version])
+            self._references[version] = model.eval()
+        return self._references[version]
+
+    def new_id(self) -> str:
+        return f"request-{next(self._ids)}"
+
+    def generate(self, prompt: list[int], version: str | None, **sampling: object) -> Generate:
+        options = {"max_tokens": 8, "temperature": 0.0, "logprobs": VOCAB, "ignore_eos": True}
+        return Generate(
+            id=self.new_id(), prompt_ids=prompt, version=version,
+            sampling=Sampling(**(options | sampling)),
+        )  # fmt: skip
+
+    def encode(self, prompt: list[int], version: str | None, heads: list[str]) -> Encode:
+        return Encode(id=self.new_id(), prompt_ids=prompt, version=version, heads=heads, embed=True)
+
+    def run(self, commands: Sequence[Generate | Encode]) -> dict[str, list[Event]]:
+        """Submit everything at once and step until all are answered; events by request id."""
+        answers: dict[str, list[Event]] = {command.id: [] for command in commands}
+        events = [event for command in commands for event in self.engine.apply(command)]
+        open_requests = set(answers)
+        for _ in range(100_000):
+            for event in events:
+                answers[event.id].append(event)
+                if not isinstance(event, Token) or event.finish_reason:
+                    open_requests.discard(event.id)
+            if not open_requests:
+                return answers
+            self.engine.wake()
+            events = self.engine.step()
+        raise AssertionError(f"never answered: {sorted(open_requests)}")
+
+    def check(self, command: Generate | Encode, events: list[Event]) -> None:
+        """The oracle: this answer is the one of the version it was asked of, and of no other."""
+        assert not any(isinstance(event, Failed) for event in events), events
+        if isinstance(command, Generate):
+            self._check_tokens(command, events)
+        else:
+            [answer] = events
+            assert isinstance(answer, Encoded)
+            self._check_encoded(command, answer)
+
+    @torch.inference_mode()
+    def _check_tokens(self, command: Generate, events: list[Event]) -> None:
+        generated = [event.token_id for event in events]
+        ids = torch.tensor([command.prompt_ids + generated])
+        logits = self.reference(command.version)(input_ids=ids).logits[0].float()
+        wanted = torch.log_softmax(logits[len(command.prompt_ids) - 1 : -1], dim=-1)
+        found = torch.full_like(wanted, float("nan"))
+        for position, event in enumerate(events):
+            tokens, values = zip(*event.top_logprobs, strict=True)
+            found[position, list(tokens)] = torch.tensor(values)
+        assert (found - wanted).abs().max() < 1e-4
+        best = wanted.topk(2).values
+        clear = (best[:, 0] - best[:, 1]) > 1e-3
+        assert clear.any(), "the oracle is blind: no token has a clear winner"
+        assert (wanted.argmax(-1) == torch.tensor(generated))[clear].all()
+
+    @torch.inference_mode()
+    def _check_encoded(self, command: Encode, answer: Encoded) -> None:
+        model = self.reference(command.version)
+        ids = torch.tensor([command.prompt_ids])
+        backbone = getattr(model, "base_model", model) if self.card.task == "generate" else model
+        if self.card.task == "generate" and command.version is not None:
+            backbone = getattr(model.base_model.model, model.base_model.model.base_model_prefix)
+        hidden = backbone(input_ids=ids).last_hidden_state
+        mask = torch.ones_like(ids)
+        wanted = pool(hidden, mask, self.card.pooling, self.card.normalize)[0]
+        assert (torch.tensor(answer.embedding) - wanted).abs().max() < 1e-4
+        assert [head.version for head in answer.heads] == command.heads
+        for head in answer.heads:
+            spec, tensors = self.heads[head.version]
+            pooled = pool(hidden, mask, spec.pooling, spec.normalize)
+            expected = head_logits(pooled, tensors["weight"], tensors["bias"])[0]
+            assert head.labels == list(spec.labels)
+            assert (torch.tensor(head.logits) - expected).abs().max() < 1e-4
+
+    def add_lora(self, folder: Path, targets: list[str], rank: int, seed: int, **options: object):
+        """Make a PEFT adapter with weights that matter, save it as PEFT does, and import it."""
+        torch.manual_seed(seed)
+        model = self.load_plain()
+        task = "CAUSAL_LM" if self.card.task == "generate" else "FEATURE_EXTRACTION"
+        conv1d = {"fan_in_fan_out": True} if self.card.model_type == "gpt2" else {}
+        config = LoraConfig(r=rank, target_modules=targets, task_type=task, **conv1d, **options)
+        peft = get_peft_model(model, config)
+        for name, parameter in peft.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        peft.save_pretrained(folder)
+        version = self.registry.import_peft("local", folder.name, folder, self.card)
+        self.adapters.append(version.digest)
+        self.folders[version.digest] = folder
+        return version
+
+    def add_head(self, name: str, labels: int, pooling: str, seed: int) -> str:
+        torch.manual_seed(seed)
+        names = tuple(f"label-{i}" for i in range(labels))
+        spec = HeadSpec(pooling=pooling, normalize=bool(seed % 2), labels=names)
+        tensors = {
+            "weight": torch.randn(labels, self.card.hidden_size),
+            "bias": torch.randn(labels),
+        }
+        part = NewPart(spec=spec, data=save(tensors))
+        lineage = Lineage(method="test")
+        version = self.registry.publish("local", name, self.card, [part], lineage=lineage)
+        self.heads[version.digest] = (spec, tensors)
+        return version.digest
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """`rig("llama", max_batch_tokens=48)`: an engine with three adapters and three heads."""
+    built: list[Rig] = []
+
+    def build(model_type: str, **limits: int) -> Rig:
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
+        path = tmp_path / model_type
+        model = MODELS[model_type]()
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms and biases start as ones and zeros, which hide bugs
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        model.save_pretrained(path)
+        card = BaseCard.read(path, model_type)
+        registry = Registry(tmp_path / "home")
+        base, _ = worker.load(path, card.model_dump_json(), "float32")
+        engine_limits = EngineLimits(**({"kv_cache_mib": 4} | limits))
+        engine = Engine(base, registry.blobs, engine_limits)
+        new = Rig(engine, registry, card, path, type(model))
+        narrow, wide, odd = TARGETS[model_type]
+        new.add_lora(tmp_path / "narrow", narrow, rank=4, seed=1, lora_alpha=8)
+        new.add_lora(tmp_path / "wide", wide, rank=16, seed=2, lora_alpha=16)
+        new.add_lora(tmp_path / "odd", odd, rank=24, seed=3, lora_alpha=12, use_rslora=True)
+        new.add_head("mood", 3, "mean", seed=4)
+        new.add_head("kind", 2, "cls", seed=5)
+        new.add_head("tail", 5, "last", seed=6)
+        built.append(new)
+        return new
+
+    yield build
+    for one in built:
+        one.engine.close()
