@@ -1,0 +1,39 @@
+# Three words for contributors: make setup, make check, make test. `make help` prints every target.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup check format test demo bench
+.DEFAULT_GOAL := help
+
+help: ## print the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(READY) ## make .venv with everything in it; does nothing when it is up to date
+
+# torch comes first and alone: anything looser lets another package choose a CUDA build of several GB.
+$(READY): pyproject.toml constraints.txt clients/edge/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --editable clients/edge
+	@touch $@
+
+check: $(READY) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## let ruff format and sort imports
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+test: check ## check, then every test that CI runs
+	$(BIN)/pytest
+
+demo: $(READY) ## the main job, end to end (ARGS=--once leaves after it instead of serving on)
+	$(BIN)/rootstock demo $(ARGS)
+
+bench: $(READY) ## ours against Hugging Face generate and PEFT, interleaved; writes benchmarks/results/
+	$(BIN)/python -m benchmarks.serving
