@@ -12,7 +12,6 @@ import pytest
 import torch
 from rootstock_adapters.base_card import BaseCard
 from rootstock_registry import Job, Registry
-from rootstock_trainer.progress import Progress
 from rootstock_trainer.spec import TrainSpec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers.normalizers import BertNormalizer
@@ -32,8 +31,6 @@ CHAT_TEMPLATE = (
 THINGS = ["kettle", "lamp", "chair", "mug", "clock", "rug", "fan", "desk", "shelf", "radio"]
 GOOD = ["lovely", "great", "bright", "fine", "superb"]
 BAD = ["broken", "dull", "late", "awful", "cracked"]
-
-SubmitAndClaim = Callable[[TrainSpec], Job]
 
 
 def reviews() -> list[tuple[str, str]]:
@@ -128,7 +125,7 @@ def registry(home: Path, encoder_folder: Path, decoder_folder: Path) -> Registry
 
 
 @pytest.fixture
-def claimed(registry: Registry) -> SubmitAndClaim:
+def claimed(registry: Registry) -> Callable[[TrainSpec], Job]:
     def submit_and_claim(spec: TrainSpec) -> Job:
         job = registry.submit_job("local", spec.model_dump(mode="json"))
         held = registry.claim_job("the test", 60.0, job.id)
@@ -187,15 +184,3 @@ def lora_spec(decoder_folder: Path, chats_jsonl: Path) -> TrainSpec:
         data=chats_jsonl,
         name="clerk",
     )
-
-
-class Reports(list[Progress]):
-    """A `report` that remembers."""
-
-    def __call__(self, progress: Progress) -> None:
-        self.append(progress)
-
-
-@pytest.fixture
-def reports() -> Reports:
-    return Reports()
