@@ -5,6 +5,7 @@ Torch-free: a kind's op is named here and imported only by who computes with it.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,8 +23,11 @@ def parse_spec(kind: str, config: dict[str, Any]) -> PartSpec:
     if kind not in KINDS:
         raise ArtifactError(f"unknown kind {kind!r} (known: {', '.join(sorted(KINDS))})")
     try:
-        return KINDS[kind].model_validate(config)
+        # By way of JSON, strictly: a number is never read out of a text, nor out of a truth value.
+        return KINDS[kind].model_validate_json(json.dumps(config, allow_nan=False), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "config"
         raise ArtifactError(f"{kind}: {field}: {first['msg']}") from error
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{kind}: the config has no JSON form: {error}") from error

@@ -32,7 +32,9 @@ _USED = {"r", "lora_alpha", "use_rslora", "target_modules", "peft_type", "bias"}
     "exclude_modules",
 }
 # Where it was trained, how, and which modules a pattern meant: the tensors' names say the last.
+# PEFT's own loader imports what `auto_mapping` names; here it is read by nobody.
 _INFORMATIONAL = {
+    "auto_mapping",
     "base_model_name_or_path",
     "eva_config",
     "fan_in_fan_out",

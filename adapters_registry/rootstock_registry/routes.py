@@ -31,7 +31,7 @@ def set_route(connection: Connection, route: Route) -> None:
     for ref, weight in route.targets.items():
         if not 1 <= weight <= MAX_WEIGHT:
             raise InvalidName(f"target {ref[:80]!r}: weight {weight} is not 1 to {MAX_WEIGHT}")
-    for ref in (*route.targets, *filter(None, [route.fallback])):
+    for ref in (*route.targets, *([] if route.fallback is None else [route.fallback])):
         index.resolve(connection, route.tenant, ref)
     row = insert(routes).values(
         tenant=route.tenant,
