@@ -50,9 +50,12 @@ def build_app(config: Config, registry: Registry, engines: Mapping[str, EngineCl
     paths = {source.name: source.path for source in config.bases}
     bases = {name: ServedBase(engine, Tokenizer(paths[name])) for name, engine in engines.items()}
     handle = Handle(registry, bases, config.limits, metrics, no_auth=config.no_auth)
-    errors = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
+    errors: dict[int | str, dict[str, Any]] = {
+        "4XX": {"model": ErrorBody},
+        "5XX": {"model": ErrorBody},
+    }
     # The interactive pages would load scripts from elsewhere; the schema is behind the key.
-    app = FastAPI(title="Rootstock", docs_url=None, redoc_url=None, responses={**errors})
+    app = FastAPI(title="Rootstock", docs_url=None, redoc_url=None, responses=errors)
     app.state.handle = handle
     for room in (probes, openai, native):
         app.include_router(room.routes(handle))

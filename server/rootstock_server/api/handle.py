@@ -7,29 +7,27 @@ Refuses to know HTTP and gRPC.
 from __future__ import annotations
 
 import asyncio
-import math
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 from rootstock_registry import KeyOwner, Registry, Version
 from rootstock_registry.errors import InvalidName, NotFound
 from rootstock_wire.fields import as_list
-from rootstock_wire.native import Classification, ClassifiedText, ClassifyBody, HeadResult
+from rootstock_wire.native import Classification, ClassifiedText, ClassifyBody
 from rootstock_wire.openai import ChatBody, CompletionBody, EmbeddingRequest, Usage
 
-from rootstock_server.api import prepare
+from rootstock_server.api import prepare, verdict
 from rootstock_server.api.prepare import ServedBase, Target
 from rootstock_server.api.stream import Delta, Merge, deltas
 from rootstock_server.config import Limits
-from rootstock_server.engine.request import Encode, Encoded, HeadAnswer
+from rootstock_server.engine.request import Encode, Encoded
 from rootstock_server.errors import (
     AdapterMismatch,
     BadRequest,
     ClientError,
     Overloaded,
-    ServerFault,
     UnknownModel,
 )
 from rootstock_server.telemetry import Telemetry
@@ -152,7 +150,7 @@ class Handle:
 
     async def generate(
         self, caller: KeyOwner, target: Target, body: CompletionBody | ChatBody
-    ) -> AsyncIterator[Begun | Delta]:
+    ) -> AsyncGenerator[Begun | Delta]:
         """`Begun`, then the deltas of all answers as they come. Closing it cancels all rows.
 
         Every refusal is raised before `Begun`; after it, only an engine's fault is.
@@ -178,7 +176,7 @@ class Handle:
             finally:
                 self._streams.discard(merge)
 
-    async def _begun_first(self, merge: Merge, begun: Begun) -> AsyncIterator[Begun | Delta]:
+    async def _begun_first(self, merge: Merge, begun: Begun) -> AsyncGenerator[Begun | Delta]:
         """Hold `begun` back until the engine has answered: a refusal still has its own status."""
         name = begun.target.base.card.name
         self.telemetry.tokens("prompt", name, begun.prompt_tokens)
@@ -221,20 +219,20 @@ class Handle:
 
         Raises AdapterMismatch where a target has no head, or where bases differ.
         """
-        _check_heads(targets)
+        verdict.check_heads(targets)
         by_pass: dict[str | None, list[Target]] = {}
         for target in targets:
             by_pass.setdefault(target.weights, []).append(target)
         with self._admit(caller, targets):
             ids = await asyncio.to_thread(prepare.encode, targets[0], body.texts, "input")
             groups = list(by_pass.values())
-            requests = [_head_pass(group, one) for one in ids for group in groups]
+            requests = [verdict.head_pass(group, one) for one in ids for group in groups]
             passes = await self._encode_all(targets[0].base, requests)
         data = []
         for index in range(len(ids)):
             mine = passes[index * len(groups) : (index + 1) * len(groups)]
             answers = {head.version: head for one in mine for head in one.heads}
-            results = [_verdict(target, answers[target.digest]) for target in targets]
+            results = [verdict.verdict(target, answers[target.digest]) for target in targets]
             data.append(ClassifiedText(index=index, results=results))
         read = sum(map(len, ids))
         return Classification(
@@ -265,42 +263,3 @@ class Handle:
 
 def _pass(target: Target, ids: list[int]) -> Encode:
     return Encode(id=uuid.uuid4().hex, prompt_ids=ids, version=target.weights, heads=[], embed=True)
-
-
-def _head_pass(group: Sequence[Target], ids: list[int]) -> Encode:
-    heads = list(dict.fromkeys(target.digest for target in group))
-    return Encode(id=uuid.uuid4().hex, prompt_ids=ids, version=group[0].weights, heads=heads)
-
-
-def _check_heads(targets: Sequence[Target]) -> None:
-    for target in targets:
-        if not target.has_head:
-            raise AdapterMismatch(
-                f"models: {target.model} has no head to classify with; train one with --method head",
-                param="models",
-            )
-    names = {target.model: target.base.card.name for target in targets}
-    if len(set(names.values())) > 1:
-        which = ", ".join(f"{model} on {base}" for model, base in names.items())
-        raise AdapterMismatch(
-            f"models: those of one request must share a base ({which}); ask in several requests",
-            param="models",
-        )
-
-
-def _verdict(target: Target, answer: HeadAnswer) -> HeadResult:
-    """Softmax over the head's logits, stable for large ones."""
-    top = max(answer.logits)
-    weights = [math.exp(logit - top) for logit in answer.logits]
-    total = sum(weights)
-    if not math.isfinite(total):
-        raise ServerFault("numerical error: the head's outputs are not finite")
-    probs = {label: w / total for label, w in zip(answer.labels, weights, strict=True)}
-    label = max(probs, key=probs.__getitem__)
-    return HeadResult(
-        model=target.model,
-        digest=target.digest,
-        label=label,
-        score=probs[label],
-        probs=probs,
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -93,7 +93,7 @@ async def generate(
     """The whole answer, or a stream of it. Raises every refusal before a stream begins."""
     events = handle.generate(caller, target, body)
     if not body.stream:
-        async with aclosing(events):  # type: ignore[type-var]
+        async with aclosing(events):
             begun = await _begin(events)
             collected = await answers.collect(begun, body.n or 1, _deltas(events))
         if isinstance(body, CompletionBody):
@@ -126,14 +126,14 @@ class EventStream(StreamingResponse):
     """
 
     def __init__(
-        self, chunks: AsyncIterator[BaseModel], source: AsyncIterator[Any], digest: str
+        self, chunks: AsyncIterator[BaseModel], source: AsyncGenerator[Any], digest: str
     ) -> None:
         self._source = source
         headers = {DIGEST_HEADER: digest, "cache-control": "no-cache"}
         super().__init__(_events(chunks), media_type="text/event-stream", headers=headers)
 
     async def stream_response(self, send: Send) -> None:
-        async with aclosing(self._source):  # type: ignore[type-var]
+        async with aclosing(self._source):
             await super().stream_response(send)
 
 

@@ -75,8 +75,8 @@ def prompts(target: Target, body: CompletionBody | ChatBody) -> list[list[int]]:
     """The token ids of each prompt. Raises BadRequest, AdapterMismatch."""
     if target.base.card.task != "generate":
         raise AdapterMismatch(
-            f"model: {target.model} is on the encoder {target.base.card.name}, which generates no text; "
-            "use /v1/classify or /v1/embeddings",
+            f"model: {target.model} is on the encoder {target.base.card.name}, "
+            "which generates no text; use /v1/classify or /v1/embeddings",
             param="model",
         )
     if target.head_only:

@@ -6,7 +6,7 @@ Refuses to know how a transport frames it, and who asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -86,12 +86,12 @@ class StopText:
         return 0
 
 
-async def deltas(engine: EngineClient, tokenizer: Tokenizer, row: Row) -> AsyncIterator[Delta]:
+async def deltas(engine: EngineClient, tokenizer: Tokenizer, row: Row) -> AsyncGenerator[Delta]:
     """One row's answer. Closing this cancels the row in the engine, and so does a stop string."""
     text = tokenizer.stream(row.request.prompt_ids)
     stop = StopText(row.stops)
     count = 0
-    async with aclosing(engine.generate(row.request)) as tokens:
+    async with aclosing(engine.generate(row.request)) as tokens:  # type: ignore[type-var]
         async for token in tokens:
             count += 1
             finish = token.finish_reason
@@ -124,7 +124,7 @@ class Merge:
     The first row to fail ends all of them. `fail` ends them from outside.
     """
 
-    def __init__(self, rows: Sequence[AsyncIterator[Delta]]) -> None:
+    def __init__(self, rows: Sequence[AsyncGenerator[Delta]]) -> None:
         self._rows = rows
         # Unbounded, but an answer has at most max_tokens entries.
         self._queue: asyncio.Queue[Delta | RootstockError | None] = asyncio.Queue()
@@ -132,7 +132,7 @@ class Merge:
     def fail(self, error: RootstockError) -> None:
         self._queue.put_nowait(error)
 
-    async def __aiter__(self) -> AsyncIterator[Delta]:
+    async def __aiter__(self) -> AsyncGenerator[Delta]:
         pumps = [asyncio.create_task(self._pump(row)) for row in self._rows]
         open_rows = len(pumps)
         try:
@@ -149,9 +149,9 @@ class Merge:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _pump(self, row: AsyncIterator[Delta]) -> None:
+    async def _pump(self, row: AsyncGenerator[Delta]) -> None:
         try:
-            async with aclosing(row):  # type: ignore[type-var]
+            async with aclosing(row):
                 async for delta in row:
                     self._queue.put_nowait(delta)
             self._queue.put_nowait(None)

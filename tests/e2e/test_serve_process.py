@@ -1,0 +1,215 @@
+"""The server as a process: start, leave early, lose an engine, drain, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+LONG = {"model": "tiny", "prompt": "hello", "max_tokens": 240, "ignore_eos": True, "stream": True}
+DONE = "data: [DONE]"
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def gauge(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics").text
+    return sum(float(x) for x in re.findall(rf"^{re.escape(name)}\{{.*\}} (\S+)$", text, re.M))
+
+
+def engines_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """The process ids of the server's engines."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children]
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_it_says_where_it_is_answers_and_leaves_nothing_behind(home, start_server) -> None:
+    server = start_server(home)
+    facts = json.loads((home / "run" / "server.json").read_text())
+    assert facts["pid"] == server.process.pid
+    assert facts["bases"] == ["tiny", "reader"]
+    assert (home / "run").stat().st_mode & 0o777 == 0o700
+    assert server.url in server.log.read_text() and server.grpc in server.log.read_text()
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    engines = engines_of(server.process)
+    assert len(engines) == 2
+    assert server.stop() == 0
+    assert not (home / "run" / "server.json").exists()
+    assert all(gone(pid) for pid in engines)
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_nothing_a_caller_wrote_or_got_is_in_the_log(home, start_server) -> None:
+    server = start_server(home)
+    secret = "zebra-canary"
+    key = {"authorization": "Bearer rsk_canary_key"}
+    for body in ({"prompt": secret}, {"prompt": secret, "temperature": secret}, {"prompt": 1}):
+        httpx.post(f"{server.url}/v1/completions", json={"model": "tiny"} | body, headers=key)
+    httpx.post(f"{server.url}/v1/embeddings", json={"model": "reader", "input": secret})
+    assert server.stop() == 0
+    log = server.log.read_text()
+    assert "canary" not in log
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [line["status"] for line in requests] == [200, 400, 400, 200]
+
+
+def test_a_caller_who_leaves_frees_its_rows_in_the_engine(server) -> None:
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG | {"n": 8}) as response:
+        next(response.iter_lines())
+        until(lambda: gauge(server.url, "vllm:num_requests_running") == 8)
+    until(lambda: gauge(server.url, "vllm:num_requests_running") == 0, 5)
+    until(lambda: gauge(server.url, "vllm:kv_cache_usage_perc") == 0, 5)
+
+
+def test_heads_answer_from_one_request_and_name_their_digests(server) -> None:
+    body = {"input": ["hello world", "lazy dog"], "models": ["mood", "kind"]}
+    response = httpx.post(f"{server.url}/v1/classify", json=body)
+    answer = response.json()
+    for each in answer["data"]:
+        assert [result["model"] for result in each["results"]] == ["mood", "kind"]
+        for result in each["results"]:
+            assert sum(result["probs"].values()) == pytest.approx(1)
+            assert result["digest"] in response.headers["x-rootstock-adapter"]
+
+
+def test_metrics_name_what_is_resident(server) -> None:
+    httpx.post(
+        f"{server.url}/v1/completions", json={"model": "loud", "prompt": "x", "max_tokens": 1}
+    )
+    digest = httpx.get(f"{server.url}/v1/models/loud").json()["root"].removeprefix("sha256:")[:12]
+
+    def running() -> str:
+        text = httpx.get(f"{server.url}/metrics").text
+        return re.search(r'running_lora_adapters="([^"]*)"', text)[1]
+
+    until(lambda: digest in running(), 5)
+
+
+def test_a_stream_that_runs_at_sigterm_finishes_and_then_the_server_ends(
+    home, start_server
+) -> None:
+    server = start_server(home)
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG) as response:
+        lines = response.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert rest[-1] == DONE
+    assert server.process.wait(20) == 0
+
+
+def test_a_stream_that_outlives_the_drain_ends_with_an_error_event(home, start_server) -> None:
+    server = start_server(home, limits={"drain_s": 0.0, "engine": {"threads": 1}})
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG | {"n": 8}) as response:
+        lines = response.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "overloaded"
+    assert server.process.wait(20) == 0
+
+
+def test_readiness_falls_at_once_and_liveness_stays_while_it_drains(home, start_server) -> None:
+    server = start_server(home)
+    # Connections made before SIGTERM: a probe's keeps answering, and no new work is taken.
+    with (
+        httpx.Client(base_url=server.url) as probe,
+        httpx.stream("POST", f"{server.url}/v1/completions", json=LONG | {"n": 8}) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        assert probe.get("/readyz").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: probe.get("/readyz").status_code == 503, 1)
+        assert probe.get("/livez").status_code == 200
+        refused = probe.post("/v1/completions", json={"model": "tiny", "prompt": "x"})
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert [line for line in lines if line][-1] == DONE
+    assert server.process.wait(20) == 0
+
+
+def test_a_killed_engine_is_told_to_who_waited_and_started_again(home, start_server) -> None:
+    server = start_server(home)
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG | {"n": 8}) as response:
+        lines = response.iter_lines()
+        next(lines)
+        killed = time.monotonic()
+        for pid in engines_of(server.process):
+            os.kill(pid, signal.SIGKILL)
+        rest = [line for line in lines if line]
+    assert time.monotonic() - killed < 2
+    assert "error" in json.loads(rest[-1].removeprefix("data: "))
+    until(lambda: httpx.get(f"{server.url}/readyz").status_code == 200, 40)
+    body = LONG | {"stream": False, "max_tokens": 2}
+    assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
+    assert server.stop() == 0
+
+
+def test_keys_are_asked_for_unless_told_otherwise(home, tiny, start_server) -> None:
+    from rootstock_registry import Registry
+
+    registry = Registry(home)
+    registry.create_tenant("acme")
+    _, secret = registry.create_key("acme", "caller")
+    registry.close()
+    server = start_server(home, no_auth=False)
+    body = LONG | {"stream": False, "max_tokens": 2}
+    assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 401
+    headers = {"authorization": f"Bearer {secret}"}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, headers=headers)
+    assert answer.status_code == 200
+    assert server.stop() == 0
+    assert secret not in server.log.read_text()
+
+
+def _run(values: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import json, sys; from rootstock_server.app import serve; "
+        "from rootstock_server.config import load\n"
+        "try: serve(load(json.loads(sys.argv[1]), {}))\n"
+        "except Exception as error: sys.exit(f'{type(error).__name__}: {error}')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, json.dumps({"no_sidecar": True, "grpc_port": 0} | values)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(home, tiny) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = _run({"home": str(home), "bases": [f"tiny={tiny['tiny']}"], "port": port})
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+
+
+def test_a_folder_that_is_no_base_is_told(home, tmp_path) -> None:
+    ended = _run({"home": str(home), "bases": [f"x={tmp_path}"], "port": 0})
+    assert ended.returncode == 1
+    assert "is not a base model" in ended.stderr
