@@ -147,9 +147,9 @@ def markdown(settings: Settings, origin: Mapping[str, Any], cells: Sequence[Cell
         f"{settings.prompt_tokens} random tokens in, {settings.new_tokens} greedy tokens out, "
         f"counted. {OURS}: its server, over HTTP with streaming, closed loop. The others: in one "
         f"process, static batches of the same requests. {settings.threads} threads each.",
-        f"Runs alternate; {settings.rounds} rounds after a warm one. Speeds and ratios are medians "
-        "(least-most); a ratio is that of two runs of one round. Drift is the slowest over the "
-        "fastest of a fixed product timed before and after every run.",
+        f"Systems take turns; rounds: {settings.rounds} and a warm one. Speeds and ratios are "
+        "medians (least-most); a ratio is that of two runs of one round. Drift is the slowest "
+        "over the fastest of a fixed product timed before and after every run.",
     ]
     return "\n\n".join(["# Serving many adapters", "\n".join(lines), *facts]) + "\n"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import transformers
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -32,6 +33,7 @@ from benchmarks.workload import QUICK, SERVING_CPU_S, Settings, System, WrongAns
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("rootstock-server", "torch", "transformers", "peft", "httpx", "uvicorn")
+LOG_WIDTH = 130  # of a pipe or a file, which have none of their own
 
 
 def bench(settings: Settings, console: Console) -> list[Cell]:
@@ -86,9 +88,11 @@ def _cpu() -> str:
 
 def show(cells: list[Cell], console: Console) -> None:
     heads, rows = report.table(cells)
-    shown = Table(*heads)
+    shown = Table(box=SIMPLE, padding=(0, 1))
+    for head in heads:
+        shown.add_column(head.replace(" ", "\n"), overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(text.replace(" (", "\n(") for text in row))
     console.print(shown)
 
 
@@ -98,7 +102,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     settings = QUICK if options.quick else SERVING_CPU_S
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     # The peers warn about one another's deprecations; nobody who measures can act on that.
     warnings.simplefilter("ignore", FutureWarning)
     transformers.logging.set_verbosity_error()
