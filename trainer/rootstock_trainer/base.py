@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rootstock_adapters.base_card import BaseCard, fingerprint
@@ -18,16 +19,18 @@ from rootstock_adapters.file import read_header
 from rootstock_adapters.head.op import pool
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from rootstock_trainer.batches import by_length
 from rootstock_trainer.errors import BadSpec
+
+# transformers takes seconds to import, and a head on stored features never needs it.
+if TYPE_CHECKING:
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 # Tokens, padding included, that pass through the base at once: keeps the activations small.
 EMBED_BATCH_TOKENS = 4096
@@ -56,15 +59,21 @@ class Base:
         return sum(math.prod(t.shape) for header in headers for t in header.values())
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
         with _named(self.path):
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
 
     def backbone(self) -> PreTrainedModel:
         """The model without its task head, fp32, frozen."""
+        from transformers import AutoModel
+
         return self._load(AutoModel)
 
     def decoder(self) -> PreTrainedModel:
         """The causal language model, fp32, frozen."""
+        from transformers import AutoModelForCausalLM
+
         return self._load(AutoModelForCausalLM)
 
     def _load(self, auto: type[AutoModel] | type[AutoModelForCausalLM]) -> PreTrainedModel:

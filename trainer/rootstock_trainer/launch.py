@@ -17,6 +17,13 @@ from rootstock_registry import Job, Registry
 from rootstock_registry.errors import Conflict
 
 STOP_S = 5.0
+# A job works on local folders: nothing in it may wait for a network, or fill its log with bars.
+QUIET_AND_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 class Worker:
@@ -29,11 +36,9 @@ class Worker:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         module = ["-m", "rootstock_trainer.worker"]
         options = ["--home", str(home), "--job", job.id, "--fence", str(job.fence)]
-        # A job works on local folders; nothing in it may wait for a network.
-        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(
             [sys.executable, *module, *options],
-            env={**os.environ, **offline, **environment},
+            env={**os.environ, **QUIET_AND_OFFLINE, **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

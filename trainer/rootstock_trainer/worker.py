@@ -81,7 +81,6 @@ def work(registry: Registry, home: Path, job: Job) -> int:
         with Lease(registry, job) as lease:
             from rootstock_trainer.train import train
 
-            _quiet_transformers()
             train(TrainSpec.parse(job.spec), registry, home, job, lease.report)
     except Conflict as error:
         return _conflict(registry, job, error)
@@ -129,14 +128,6 @@ def _fail(registry: Registry, job: Job, message: str, status: int) -> int:
     except Conflict:
         return NOT_OURS
     return status
-
-
-def _quiet_transformers() -> None:
-    """Its own bars and notices would stand in the log of every job."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 if __name__ == "__main__":
