@@ -24,6 +24,7 @@ class Architecture(NamedTuple):
     prefix: str  # module path of the backbone inside the task model, as PEFT writes it
     task: Task
     transposed: bool = False  # weights stored [in, out] (Hugging Face's Conv1D)
+    offset_positions: bool = False  # positions count from after the padding id, not from 0
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -37,7 +38,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": Architecture("transformer", "generate", transposed=True),
     "gpt_neox": Architecture("gpt_neox", "generate"),
     "bert": Architecture("bert", "encode"),
-    "roberta": Architecture("roberta", "encode"),
+    "roberta": Architecture("roberta", "encode", offset_positions=True),
     "distilbert": Architecture("distilbert", "encode"),
     "electra": Architecture("electra", "encode"),
     "albert": Architecture("albert", "encode"),
@@ -94,7 +95,8 @@ class BaseCard(BaseModel):
             hidden_size=_first(config, "hidden_size", "n_embd", "dim"),
             layers=_first(config, "num_hidden_layers", "n_layer", "n_layers"),
             vocab_size=_first(config, "vocab_size"),
-            context_length=_first(config, "max_position_embeddings", "n_positions"),
+            context_length=_first(config, "max_position_embeddings", "n_positions")
+            - position_offset(config),
             pooling=pooling,
             normalize=normalize,
             linears=_linears(path, known),
@@ -107,6 +109,12 @@ class BaseCard(BaseModel):
     def module_path(self, name: str) -> str:
         """`name` as seen from the backbone: `model.layers.0.mlp` → `layers.0.mlp`."""
         return name.removeprefix(self.prefix + ".")
+
+
+def position_offset(config: dict[str, Any]) -> int:
+    """The position of the first token; embeddings before it are never used."""
+    offset = ARCHITECTURES[config["model_type"]].offset_positions
+    return int(config.get("pad_token_id", 1)) + 1 if offset else 0
 
 
 def fingerprint(path: Path) -> str:

@@ -50,21 +50,19 @@ class EncoderWithHeads(nn.Module):
         )
 
 
-def write_model(plan: Plan, file: Path) -> int:
+def write_model(plan: Plan, file: Path) -> None:
     """Write the graph with its weights, fp32, batch and length dynamic, as one file.
 
-    Returns the longest text it reads, in tokens. Raises NotExportable where the encoder cannot be
-    loaded or traced.
+    Raises NotExportable where the encoder cannot be loaded or traced.
     """
     with _quiet():
         encoder = _load(plan)
         program = _trace(encoder, plan)
     program.save(file, external_data=False)
-    return _longest(encoder, plan.card.context_length)
 
 
 def _trace(encoder: PreTrainedModel, plan: Plan) -> torch.onnx.ONNXProgram:
-    longest = _longest(encoder, plan.card.context_length)
+    longest = plan.card.context_length
     # No example dimension may be 1: the tracer would take it for a constant.
     ids = torch.ones(2, min(8, longest), dtype=torch.long)
     dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}
@@ -111,15 +109,6 @@ def _load(plan: Plan) -> PreTrainedModel:
         raise _refusal(plan, "loaded", error) from error
     model.eval().requires_grad_(False)
     return model
-
-
-def _longest(encoder: PreTrainedModel, context_length: int) -> int:
-    """RoBERTa and its kin count positions from the padding id on, and so read fewer tokens."""
-    positions = getattr(encoder.embeddings, "position_embeddings", None)
-    if positions is None or positions.padding_idx is None:
-        return context_length
-    longest: int = min(context_length, positions.num_embeddings - positions.padding_idx - 1)
-    return longest
 
 
 def _refusal(plan: Plan, what: str, error: Exception) -> NotExportable:

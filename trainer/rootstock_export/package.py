@@ -56,13 +56,13 @@ def export(
         from rootstock_export.onnx_target import write_model
 
         with _in_words(out):
-            longest = write_model(planned, folder / MODEL)
-            _write_manifest(planned, folder, longest)
+            write_model(planned, folder / MODEL)
+            _write_manifest(planned, folder)
         say("Comparing the package with the server")
         report = check(folder, server_answers, texts)
         with _in_words(out):
             _write_json(folder / PARITY, report.as_json())
-            _write_manifest(planned, folder, longest)
+            _write_manifest(planned, folder)
     return report
 
 
@@ -113,7 +113,7 @@ def _write_tokenizer(base_path: Path, file: Path) -> None:
     tokenizer.save(str(file))
 
 
-def _write_manifest(planned: Plan, folder: Path, longest: int) -> None:
+def _write_manifest(planned: Plan, folder: Path) -> None:
     """Describe the heads and whatever files are in `folder` by now."""
     heads = [
         {
@@ -132,7 +132,7 @@ def _write_manifest(planned: Plan, folder: Path, longest: int) -> None:
         "target": TARGET,
         "base": {"name": planned.card.name, "fingerprint": planned.card.fingerprint},
         "heads": heads,
-        "max_length": longest,
+        "max_length": planned.card.context_length,
         "files": {file.name: _described(file) for file in _files(folder)},
     }
     _write_json(folder / MANIFEST, manifest)

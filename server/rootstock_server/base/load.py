@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.base_card import BaseCard, position_offset
 from rootstock_adapters.errors import BaseError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
@@ -20,8 +20,6 @@ from rootstock_server.base.attention import use_packed_attention
 from rootstock_server.base.linears import LinearGroup, OutputLinear, adapt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Families whose positions begin after the padding id instead of at 0.
-OFFSET_POSITIONS = ("roberta",)
 
 
 @dataclass
@@ -100,7 +98,6 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
     output = OutputLinear(model.get_output_embeddings()) if generates else None
     heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1)
     use_packed_attention(model)
-    offset = config.pad_token_id + 1 if card.model_type in OFFSET_POSITIONS else 0
     return Base(
         card=card,
         dtype=dtype,
@@ -108,7 +105,7 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
         groups=adapt(backbone),
         output=output,
         softcap=getattr(config, "final_logit_softcapping", None),
-        position_offset=offset,
+        position_offset=position_offset(config.to_dict()),
         eos_ids=_eos_ids(model),
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or card.hidden_size // heads,
