@@ -64,7 +64,7 @@ def test_a_run_writes_a_folder_that_transformers_loads(tiny: tuple[Path, Pretrai
 
 def test_the_loss_falls_and_beats_the_unigram(tiny: tuple[Path, PretrainReport]) -> None:
     _, report = tiny
-    assert report.curve[-1]["loss"] < report.curve[0]["loss"] - 1
+    assert report.curve[-1].loss < report.curve[0].loss - 1
     assert report.model.nats_per_token < report.unigram.nats_per_token
     assert report.trigram.nats_per_token < report.unigram.nats_per_token
 

@@ -14,10 +14,11 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rootstock_trainer import pretrain_card, pretrain_data, pretrain_loop
 from rootstock_trainer.pretrain_baselines import CountingBaselines
+from rootstock_trainer.pretrain_data import Tokens
 from rootstock_trainer.pretrain_settings import (
     Loss,
     PretrainError,
@@ -55,40 +56,54 @@ def pretrain(data: Iterable[Path], out: Path, settings: PretrainSettings) -> Pre
     packed = pretrain_data.pack(training, settings.context)
     curve = pretrain_loop.train(model, packed, settings, chance)
     held_out = [ids[: settings.context] for ids in pretrain_data.encode(held_out_rows, tokenizer)]
-    text_bytes = sum(
-        len(text.encode()) for row in held_out_rows for text in pretrain_data.contents(row)
-    )
-    counting = CountingBaselines(training, len(tokenizer)).nats(held_out)
-    nats = (pretrain_loop.held_out_nats(model, held_out), *counting)
-    tokens = sum(len(ids) - 1 for ids in held_out)
-    losses = [
-        Loss(
-            nats_per_token=round(total / tokens, 4),
-            bits_per_byte=round(total / math.log(2) / text_bytes, 4),
-        )
-        for total in nats
-    ]
     report = PretrainReport(
         settings=settings,
         data={path.name: pretrain_data.digest(path) for path in paths},
         documents=len(rows),
         held_out_documents=len(held_out),
-        held_out_tokens=tokens,
+        held_out_tokens=_targets(held_out),
         parameters=model.num_parameters(),
         layers=model.config.num_hidden_layers,
         width=model.config.hidden_size,
-        steps=int(curve[-1]["step"]),
-        tokens=int(curve[-1]["tokens"]),
+        steps=curve[-1].step,
+        tokens=curve[-1].tokens,
         threads=torch.get_num_threads(),
         wall_seconds=round(time.perf_counter() - started[0], 1),
         cpu_seconds=round(time.process_time() - started[1], 1),
         curve=curve,
-        model=losses[0],
-        unigram=losses[1],
-        trigram=losses[2],
+        **_losses(model, tokenizer, training, held_out),
     )
     pretrain_card.write_folder(out, model, tokenizer, report, held_out_rows)
     return report
+
+
+def _targets(documents: list[Tokens]) -> int:
+    """How many tokens are predicted: all but each document's first."""
+    return sum(len(ids) - 1 for ids in documents)
+
+
+def _losses(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    training: list[Tokens],
+    held_out: list[Tokens],
+) -> dict[str, Loss]:
+    """The held-out losses of the model and of counting, on the same tokens."""
+    texts = tokenizer.batch_decode(held_out, skip_special_tokens=True)
+    text_bytes = sum(len(text.encode()) for text in texts)
+    unigram, trigram = CountingBaselines(training, len(tokenizer)).nats(held_out)
+    nats = {
+        "model": pretrain_loop.held_out_nats(model, held_out),
+        "unigram": unigram,
+        "trigram": trigram,
+    }
+    return {
+        name: Loss(
+            nats_per_token=round(total / _targets(held_out), 4),
+            bits_per_byte=round(total / math.log(2) / text_bytes, 4),
+        )
+        for name, total in nats.items()
+    }
 
 
 def main(

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rootstock_trainer.pretrain_data import Tokens
-from rootstock_trainer.pretrain_settings import PretrainError, PretrainSettings
+from rootstock_trainer.pretrain_settings import CurvePoint, PretrainError, PretrainSettings
 
 _CURVE_POINTS = 60
 _STEPS_TO_TIME = 10
@@ -99,7 +99,7 @@ class _Curve:
     """The training loss, averaged over the steps between two samples."""
 
     def __init__(self) -> None:
-        self.samples: list[dict[str, float]] = []
+        self.samples: list[CurvePoint] = []
         self._recent: list[float] = []
         self._begun = time.perf_counter()
 
@@ -113,14 +113,14 @@ class _Curve:
             return False
         mean = round(sum(self._recent) / len(self._recent), 4)
         seconds = round(self.seconds(), 1)
-        self.samples.append({"step": step, "tokens": tokens, "seconds": seconds, "loss": mean})
+        self.samples.append(CurvePoint(step=step, tokens=tokens, seconds=seconds, loss=mean))
         self._recent.clear()
         return True
 
 
 def train(
     model: LlamaForCausalLM, packed: Tokens, settings: PretrainSettings, chance: np.random.Generator
-) -> list[dict[str, float]]:
+) -> list[CurvePoint]:
     """Train in place on `packed` `[rows, context]`; returns samples of the loss curve.
 
     Raises `PretrainError` as soon as the loss is not a finite number.
@@ -150,7 +150,8 @@ def train(
                 steps = max(step + 1, int(settings.minutes * 60 / (curve.seconds() / step)))
             # A log file shows no bar; it gets a line for each sample instead.
             if curve.add(value, step, steps, tokens) and not progress.console.is_terminal:
-                progress.console.print(f"step {step} of {steps}: {curve.samples[-1]}")
+                line = f"step {step} of {steps}: {curve.samples[-1]}"
+                progress.console.print(line, soft_wrap=True)
             progress.update(bar, completed=step, total=steps, loss=f"loss {value:.3f}")
     model.eval()
     return curve.samples

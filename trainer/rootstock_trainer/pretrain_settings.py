@@ -49,6 +49,17 @@ class Loss(BaseModel):
     bits_per_byte: float
 
 
+class CurvePoint(BaseModel):
+    """The training loss in nats per token, the mean over the steps since the point before."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    tokens: int
+    seconds: float
+    loss: float
+
+
 class PretrainReport(BaseModel):
     """What a run did and how good the base is; written as `training.json` beside the weights."""
 
@@ -70,4 +81,4 @@ class PretrainReport(BaseModel):
     model: Loss
     trigram: Loss
     unigram: Loss
-    curve: list[dict[str, float]]
+    curve: list[CurvePoint]
