@@ -1,0 +1,99 @@
+"""The export command: versions become a package for a device, checked against a real server.
+
+Refuses to know targets; brings together the exporter and the server whose answers it must match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from rootstock_cli import shipped
+from rootstock_cli.failures import Refused
+from rootstock_cli.options import BASE_HELP, LOCAL, Home, Tenant
+from rootstock_cli.private_server import private_server
+from rootstock_cli.registry import open_registry
+
+if TYPE_CHECKING:
+    from rootstock_client import Client
+    from rootstock_export import ParityReport
+    from rootstock_registry import Registry, Version
+
+TEXTS_PER_REQUEST = 16
+
+Answers = Callable[[list[str]], list[dict[str, dict[str, float]]]]
+
+
+def export(
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Heads on one encoder.")],
+    target: Annotated[Literal["onnx"], typer.Option(help="The package's format.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or an empty folder.")],
+    home: Home,
+    base: Annotated[
+        str | None, typer.Option(help=f"{BASE_HELP} Default: the shipped base of that name.")
+    ] = None,
+    tenant: Tenant = LOCAL,
+) -> None:
+    """Write a package that classifies on a device without PyTorch."""
+    registry = open_registry(home)
+    versions = [registry.resolve(tenant, name) for name in names]
+    source = shipped.find_base(base) if base else _shipped_base(versions[0])
+    options, key = ["--no-sidecar"], None
+    if tenant == LOCAL:
+        options.append("--no-auth")
+    else:
+        # Only with a key is a caller anybody else than the tenant local.
+        _, key = registry.create_key(tenant, "caller")
+    ports = ["--port", "0", "--grpc-port", "0"]
+    with private_server(home, [source], [*options, *ports]) as server:
+        from rootstock_client import Client
+
+        with Client(server.url, key) as client:
+            report = write_package(registry, versions, source, out, answers_of(client, versions))
+    _say(Console(soft_wrap=True), report, out)
+
+
+def write_package(
+    registry: Registry, versions: Sequence[Version], base: shipped.Source, out: Path, ask: Answers
+) -> ParityReport:
+    """Export `versions` to the folder `out`, saying on a terminal what is being done."""
+    from rootstock_export import export as write
+
+    with Console(stderr=True).status("exporting") as status:
+        return write(versions, base.path, registry, out, ask, progress=status.update)
+
+
+def answers_of(client: Client, versions: Sequence[Version]) -> Answers:
+    """Asks the server behind `client` for these very versions: head → label → probability."""
+    models = [version.ref for version in versions]
+    names = {version.ref: version.name for version in versions}
+
+    def ask(texts: list[str]) -> list[dict[str, dict[str, float]]]:
+        found = []
+        for start in range(0, len(texts), TEXTS_PER_REQUEST):
+            answer = client.classify(texts[start : start + TEXTS_PER_REQUEST], models)
+            found += [
+                {names[each.model]: each.probs for each in row.results} for row in answer.data
+            ]
+        return found
+
+    return ask
+
+
+def _shipped_base(version: Version) -> shipped.Source:
+    name = version.manifest.base.name
+    if name not in shipped.SHIPPED:
+        raise Refused(f"say with --base PATH where the base {name} of {version.ref} is")
+    return shipped.find_base(name)
+
+
+def _say(console: Console, report: ParityReport, out: Path) -> None:
+    console.print(
+        f"[bold]{out}[/bold]: on {report.texts} texts within {report.max_difference:.1e} of the "
+        f"server's probabilities ({report.tolerance:.0e} allowed)"
+    )
+    console.print(f"try it: rootstock-edge classify {out} 'Thank you, it works.'", markup=False)

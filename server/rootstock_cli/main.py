@@ -1,0 +1,52 @@
+"""The `rootstock` command: every command under its name, and every failure in words.
+
+Refuses to know what the commands do, and imports nothing that is slow before one is chosen.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from rootstock_cli import asking, exporting, registry, serving, tenants, training
+from rootstock_cli.demo import command as demo
+from rootstock_cli.failures import in_words
+
+app = typer.Typer(
+    name="rootstock",
+    help="One frozen base model, adapters chosen per request.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+SERVE, MAKE, KEEP, USE = "Serve", "Make adapters", "Keep adapters", "Tenants and keys"
+app.command("serve", rich_help_panel=SERVE)(serving.serve)
+app.command("sidecar", rich_help_panel=SERVE)(serving.sidecar)
+app.command("ask", rich_help_panel=SERVE)(asking.ask)
+app.command("demo", rich_help_panel=SERVE)(demo.demo)
+app.command("train", rich_help_panel=MAKE)(training.train)
+app.command("pretrain", rich_help_panel=MAKE)(training.pretrain)
+app.command("import", rich_help_panel=KEEP)(registry.import_)
+app.command("promote", rich_help_panel=KEEP)(registry.promote)
+app.command("list", rich_help_panel=KEEP)(registry.list_)
+app.command("show", rich_help_panel=KEEP)(registry.show)
+app.command("export", rich_help_panel=KEEP)(exporting.export)
+app.add_typer(tenants.tenant, name="tenant", rich_help_panel=USE)
+app.add_typer(tenants.key, name="key", rich_help_panel=USE)
+app.add_typer(tenants.route, name="route", rich_help_panel=USE)
+
+
+def run() -> None:
+    """The script's entry. Exits 0, 1 for a refusal, 2 for wrong usage, 130 after Ctrl-C."""
+    try:
+        app()
+    except Exception as error:
+        print(f"rootstock: {in_words(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,100 @@
+"""The commands that make things: train an adapter, pre-train a small base.
+
+Refuses to know torch and methods: the trainer's processes do the work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from rootstock_cli import shipped
+from rootstock_cli.options import BASE_HELP, LOCAL, Home, Promote, Tenant
+from rootstock_cli.registry import check_tenant, open_registry, register_base, say_version
+
+if TYPE_CHECKING:
+    from rootstock_registry import Registry
+
+
+def train(
+    method: Annotated[Literal["head", "lora"], typer.Option(help="What is trained.")],
+    base: Annotated[str, typer.Option(help=BASE_HELP)],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="CSV or JSONL: labelled texts for heads; messages, or prompt and completion, "
+            "for decoders.",
+        ),
+    ],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The adapter's name.")],
+    home: Home,
+    text_column: Annotated[str, typer.Option(metavar="C", help="Heads: the texts.")] = "text",
+    label_column: Annotated[str, typer.Option(metavar="C", help="Heads: the labels.")] = "label",
+    promote: Promote = None,
+    seed: Annotated[int, typer.Option(help="Decides split, order and first weights.")] = 0,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave the job to the sidecar; print its id.")
+    ] = False,
+    tenant: Tenant = LOCAL,
+) -> None:
+    """Train a new version of an adapter from examples, in a process of its own."""
+    home = home.expanduser().absolute()
+    registry = open_registry(home)
+    check_tenant(registry, tenant)
+    spec = {
+        "method": method,
+        "data": str(data.expanduser().absolute()),
+        "name": name,
+        "text_column": text_column,
+        "label_column": label_column,
+        "promote": promote,
+        "seed": seed,
+        **base_of_spec(registry, shipped.find_base(base)),
+    }
+    from rootstock_trainer.foreground import run_foreground
+    from rootstock_trainer.spec import TrainSpec
+
+    checked = TrainSpec.parse(spec)
+    if detach:
+        print(registry.submit_job(tenant, checked.model_dump(mode="json")).id)
+    else:
+        say_version(run_foreground(home, tenant, checked), as_json=False)
+
+
+def base_of_spec(registry: Registry, source: shipped.Source) -> dict[str, str]:
+    """The fields of a job that say what it trains on; the base is registered by this."""
+    return {"base": register_base(registry, source).name, "base_path": str(source.path)}
+
+
+def pretrain(
+    data: Annotated[
+        list[Path], typer.Option(metavar="FILE", help="JSONL: text or messages. Repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The new folder for the base.")],
+    params: Annotated[int, typer.Option(min=1000, help="The most parameters.")] = 4_000_000,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps; default: every row once.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Wall clock instead of steps.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides split, order and weights.")] = 0,
+) -> None:
+    """Pre-train a small base from scratch, where no general one is needed."""
+    with Console(stderr=True).status("loading torch"):
+        from rootstock_trainer import pretrain as room
+        from rootstock_trainer.pretrain_settings import PretrainSettings
+    settings = PretrainSettings(parameters=params, steps=steps, minutes=minutes, seed=seed)
+    report = room.pretrain(data, out, settings)
+    console = Console(soft_wrap=True)
+    console.print(f"[bold]{out}[/bold]: {report.parameters:,} parameters, {report.steps} steps")
+    for name in ("model", "trigram", "unigram"):
+        loss = getattr(report, name)
+        console.print(f"  {name:8} {loss.nats_per_token:.3f} nats per held-out token")
+    console.print(f"serve it: rootstock serve --base {out} --no-auth", markup=False)

@@ -1,0 +1,66 @@
+"""Every command says what it takes, and saying so costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from subprocess import CompletedProcess
+
+import pytest
+
+Command = Callable[..., CompletedProcess[str]]
+
+
+FLAGS = {
+    "serve": "--base --home --host --port --grpc-port --dtype --no-auth --no-sidecar",
+    "sidecar": "--home",
+    "import": "DIR --as --base --promote --home --tenant --json",
+    "promote": "NAME:VERSION --to --home --json",
+    "list": "--home --tenant --json",
+    "show": "NAME[:VERSION|@ALIAS] --home --json",
+    "train": "--method --base --data --as --text-column --label-column --promote --seed --detach",
+    "pretrain": "--data --out --params",
+    "tenant create": "NAME --home",
+    "key create": "--tenant --role --home",
+    "route set": "TASK --fallback --home --tenant",
+    "export": "NAME --target --out --home",
+    "ask": "PROMPT MODEL --url --max-tokens --temperature",
+    "demo": "--once --home",
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_names_every_flag(rootstock: Command, command: str) -> None:
+    ran = rootstock(*command.split(), "--help")
+    assert ran.returncode == 0
+    missing = [flag for flag in FLAGS[command].split() if flag not in ran.stdout]
+    assert not missing
+
+
+def test_help_lists_every_command(rootstock: Command) -> None:
+    ran = rootstock("--help")
+    assert ran.returncode == 0
+    assert all(command.split()[0] in ran.stdout for command in FLAGS)
+
+
+@pytest.mark.parametrize("arguments", [["serv"], ["list", "--jsno"], ["train"], ["key", "make"]])
+def test_wrong_usage_exits_2(rootstock: Command, arguments: list[str]) -> None:
+    ran = rootstock(*arguments)
+    assert ran.returncode == 2
+    assert "Usage" in ran.stderr
+
+
+def test_help_imports_nothing_slow() -> None:
+    """Torch alone takes seconds; the server's and the registry's libraries a good part of one."""
+    slow = ["torch", "transformers", "sqlalchemy", "fastapi", "grpc", "httpx", "numpy"]
+    script = (
+        "import sys\n"
+        "from rootstock_cli.main import app\n"
+        "sys.argv = ['rootstock', '--help']\n"
+        "try: app()\n"
+        "finally: print('LOADED', [name for name in " + repr(slow) + " if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "LOADED []" in ran.stdout
