@@ -182,6 +182,9 @@ async def _load(engines: Mapping[str, EngineClient], console: Console) -> None:
         async def load(name: str, engine: EngineClient) -> None:
             line = progress.add_task(f"loading base {name}", total=1)
             await engine.start()
+            # Ready is who was heard of: the first heartbeat comes within a second.
+            while engine.heartbeat is None:
+                await asyncio.sleep(0.02)
             started = engine.started
             dtype = f" ({started.dtype})" if started else ""
             progress.update(line, description=f"base {name} is loaded{dtype}", completed=1)

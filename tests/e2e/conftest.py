@@ -41,6 +41,7 @@ SERVE = (
     "from rootstock_server.config import load; serve(load(json.loads(sys.argv[1])))"
 )
 START_S = 60.0
+CONTEXT = 2048  # long enough for a stream to be met while it runs
 
 
 def _tokenizer(folder: Path, *, chat: bool) -> int:
@@ -83,6 +84,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("tiny")
     folders = {name: root / name for name in ("tiny", "reader", "loud", "calm")}
     sizes = _sizes(_tokenizer(folders["tiny"], chat=True))
+    sizes["max_position_embeddings"] = CONTEXT
     config = LlamaConfig(**sizes, num_key_value_heads=2, bos_token_id=1, eos_token_id=2)
     LlamaForCausalLM(config).save_pretrained(folders["tiny"])
     sizes = _sizes(_tokenizer(folders["reader"], chat=False))

@@ -170,7 +170,7 @@ REFUSED = [
     ({"model": "mood"}, openai.BadRequestError, "model"),
     ({"temperature": -1}, openai.BadRequestError, "temperature"),
     ({"max_tokens": 10_000}, openai.BadRequestError, "max_tokens"),
-    ({"prompt": "fox " * 300}, openai.BadRequestError, "prompt"),
+    ({"prompt": "fox " * 3000}, openai.BadRequestError, "prompt"),
     ({"prompt": [99_999]}, openai.BadRequestError, "prompt"),
     ({"extra_body": {"grammar": "x"}}, openai.BadRequestError, "grammar"),
 ]
