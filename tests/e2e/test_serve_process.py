@@ -34,10 +34,15 @@ def gauge(url: str, name: str) -> float:
     return sum(float(x) for x in re.findall(rf"^{re.escape(name)}\{{.*\}} (\S+)$", text, re.M))
 
 
+def children(process: subprocess.Popen[bytes], module: str) -> list[int]:
+    """The process ids of the server's children that run `module`."""
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in pids}
+    return [pid for pid, line in lines.items() if module in line]
+
+
 def engines_of(process: subprocess.Popen[bytes]) -> list[int]:
-    """The process ids of the server's engines."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children]
+    return children(process, "rootstock_server.engine.worker")
 
 
 def gone(pid: int) -> bool:
@@ -181,6 +186,21 @@ def test_a_killed_engine_is_told_to_who_waited_and_started_again(start) -> None:
     body = LONG | {"stream": False, "max_tokens": 2}
     assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
     assert server.stop() == 0
+
+
+def test_the_sidecar_is_started_again_when_it_ends_and_ends_with_the_server(start) -> None:
+    server = start(no_sidecar=False)
+
+    def sidecars() -> list[int]:
+        return children(server.process, "rootstock_trainer.sidecar")
+
+    until(sidecars)
+    (first,) = sidecars()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: sidecars() and sidecars() != [first])
+    (second,) = sidecars()
+    assert server.stop() == 0
+    assert gone(second)
 
 
 def _run(values: dict[str, object]) -> subprocess.CompletedProcess[str]:

