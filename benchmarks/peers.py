@@ -44,7 +44,7 @@ class Static:
             do_sample=False,
             **self._options(asks),
         )
-        rows, new_tokens = len(out), out.shape[1] - ids.shape[1]
+        rows, new_tokens = len(out), int(out.shape[1]) - ids.shape[1]
         if (rows, new_tokens) != (len(asks), self._new_tokens):
             raise WrongAnswer(f"{rows} rows of {new_tokens} tokens came, not {self._new_tokens}")
         return rows * new_tokens

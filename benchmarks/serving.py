@@ -47,7 +47,7 @@ def bench(settings: Settings, console: Console) -> list[Cell]:
             import_adapters(home, base, adapters)
         with serving(home, base, settings.threads) as url:
             with console.status("loading the peers"):
-                systems = [
+                systems: list[System] = [
                     Served(url, BASE_NAME, settings.new_tokens),
                     Generate(base, settings.new_tokens),
                     AdapterNames(base, adapters, settings.new_tokens),

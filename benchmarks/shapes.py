@@ -53,7 +53,7 @@ def make_adapters(settings: Settings, base: Path, folder: Path) -> dict[str, Pat
         for name in names[turn :: len(settings.ranks)]:
             for weight in (p for p in model.parameters() if p.requires_grad):
                 weight.data.normal_(std=ADAPTER_STD, generator=generator)
-            model.save_pretrained(folder / name)
+            model.save_pretrained(str(folder / name))
     return {name: folder / name for name in names}
 
 

@@ -107,8 +107,11 @@ class WrongAnswer(Exception):
 class System(Protocol):
     """What is compared. `modes` are those it is measured in."""
 
-    name: str
-    modes: Sequence[Mode]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def modes(self) -> Sequence[Mode]: ...
 
     def run(self, asks: Sequence[Ask], concurrency: int) -> Run:
         """Answer all of `asks`, at most `concurrency` at a time. Raises WrongAnswer."""
@@ -126,7 +129,8 @@ def asks(settings: Settings, mode: Mode, count: int, round_number: int) -> list[
     """
     source = random.Random(f"{settings.seed} {mode} {count} {round_number}")
     names = adapter_names(settings)
-    chosen = {"base": [None], "same": names[:1], "mixed": names}[mode]
+    turns: dict[Mode, Sequence[str | None]] = {"base": [None], "same": names[:1], "mixed": names}
+    chosen = turns[mode]
     # The lowest ids are special tokens in most vocabularies.
     return [
         Ask(
