@@ -39,7 +39,10 @@ class Served:
         self._url, self._base, self._new_tokens = url, base, new_tokens
 
     def run(self, asks: Sequence[Ask], concurrency: int) -> Run:
-        return asyncio.run(self._run(asks, concurrency))
+        try:
+            return asyncio.run(self._run(asks, concurrency))
+        except ExceptionGroup as group:  # of the workers; the first to fail has ended them all
+            raise group.exceptions[0] from None
 
     async def _run(self, asks: Sequence[Ask], concurrency: int) -> Run:
         left, answers = iter(asks), list[Answer]()
@@ -48,8 +51,9 @@ class Served:
             base_url=self._url, limits=limits, timeout=REQUEST_TIMEOUT_S
         ) as client:
             begun = time.perf_counter()
-            workers = [self._work(client, left, answers) for _ in range(concurrency)]
-            await asyncio.gather(*workers)
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(concurrency):
+                    workers.create_task(self._work(client, left, answers))
             seconds = time.perf_counter() - begun
         return _run_of(answers, seconds)
 
@@ -57,7 +61,10 @@ class Served:
         self, client: httpx.AsyncClient, left: Iterator[Ask], answers: list[Answer]
     ) -> None:
         for ask in left:
-            answers.append(await self._answer(client, ask))
+            try:
+                answers.append(await self._answer(client, ask))
+            except httpx.HTTPError as error:
+                raise WrongAnswer(f"{self._url} does not answer: {error!r}") from error
 
     async def _answer(self, client: httpx.AsyncClient, ask: Ask) -> Answer:
         body = {

@@ -112,6 +112,9 @@ def main(arguments: list[str]) -> int:
     except (ServerFailed, WrongAnswer) as error:
         console.print(f"the benchmark has no result: {error}", markup=False)
         return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was written")
+        return 130
     show(cells, console)
     for file in report.write(options.out, settings, origin(arguments), cells):
         console.print(f"wrote {file}", markup=False)

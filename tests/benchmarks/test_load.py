@@ -125,3 +125,10 @@ def test_an_answer_that_is_not_whole_is_no_measurement(
 ) -> None:
     with pytest.raises(WrongAnswer, match=complaint):
         Served(door.url, "base", TOKENS).run(asks(1, adapter), concurrency=1)
+
+
+def test_a_server_that_is_not_there_is_said_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(WrongAnswer, match=f"{port} does not answer"):
+        Served(f"http://127.0.0.1:{port}", "base", TOKENS).run(asks(4), concurrency=2)
