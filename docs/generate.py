@@ -1,0 +1,284 @@
+"""Writes the generated parts of the documents: tables of commands, settings, errors, doors, kinds.
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. Refuses to know the text around
+it. `--check` writes nothing and fails, naming the file, where a part is not what it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from rootstock_adapters.base_card import ARCHITECTURES
+from rootstock_cli.demo import world
+from rootstock_cli.main import app
+from rootstock_server import errors
+from rootstock_server.api import native, openai, probes
+from rootstock_server.api.handle import Handle
+from rootstock_server.config import Config, EngineLimits, Limits
+from rootstock_server.telemetry import Telemetry
+from rootstock_trainer.spec import SETTINGS
+from rootstock_wire.native import MAX_HEADS
+from rootstock_wire.v1 import inference_pb2
+
+ROOT = Path(__file__).resolve().parent.parent
+BAR = r"\|"  # a bar inside a cell
+PLACE = re.compile(r"(<!-- generated: ([a-z-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+# What a name alone does not say. A setting, error or route without its sentence is an error here.
+SETTINGS_MEAN = {
+    "home": "folder of the registry, the blobs and the caches",
+    "bases": "the bases to serve; in the variable `NAME=PATH`, separated by commas",
+    "host": "address to listen on, for HTTP and gRPC",
+    "port": "HTTP port; 0 takes a free one and prints it",
+    "grpc_port": "gRPC port; 0 takes a free one and prints it",
+    "dtype": "arithmetic of the bases; `auto` is the folder's own, or float32 where this CPU has "
+    "no fast bfloat16; `int8` is refused at start, it is not implemented yet",
+    "no_auth": "everybody is the tenant `local`; only on a loopback address",
+    "no_sidecar": "start no training sidecar beside the server",
+}
+LIMITS_MEAN = {
+    "max_batch_tokens": "tokens of one step of an engine, of all rows together",
+    "max_running": "requests in the batch of one engine",
+    "max_waiting": "requests in the queue of one engine; one more is a 503",
+    "kv_cache_mib": "memory of one decoder's KV cache",
+    "adapter_memory_mib": "memory of the resident versions of one engine",
+    "max_rank": "highest rank of a low-rank part that is served",
+    "threads": "threads of one engine; 0 becomes the number of usable cores",
+    "max_body_bytes": "size of one request's body; a larger one is a 413",
+    "max_in_flight_per_tenant": "requests of one tenant at a time; one more is a 429",
+    "max_rows_per_request": "answers of one request (prompts times `n`), and passes at a time",
+    "drain_s": "how long running answers may take to finish after SIGTERM",
+}
+ERRORS_MEAN = {
+    "BadRequest": "change the field that `param` names",
+    "Unauthenticated": "send a valid key",
+    "Forbidden": "use a key with a larger role",
+    "UnknownModel": "look at `/v1/models`; another tenant's adapter reads the same",
+    "AdapterMismatch": "the version exists, but not for this base or this call",
+    "OverQuota": "wait for an answer of your own, then ask again",
+    "Overloaded": "ask again in a moment: a queue is full, or an engine is starting",
+    "ServerFault": "our mistake; the server's log says more",
+    "CorruptAdapter": "stored bytes are damaged; publish or import the version again",
+}
+ROUTES_MEAN = {
+    "/livez": "200 while every engine is heard of or loading, 503 otherwise; needs no key",
+    "/readyz": "200 while every base is loaded and the server is not stopping; needs no key",
+    "/health": "as `/readyz`",
+    "/metrics": "Prometheus' text format; names no tenant; needs no key",
+    "/v1/models": "the bases, and the caller's adapters",
+    "/v1/models/{model}": "one of them",
+    "/v1/completions": "OpenAI's completions; `prompt` may be token ids",
+    "/v1/chat/completions": "OpenAI's chat completions, with the base's chat template",
+    "/v1/embeddings": "OpenAI's embeddings",
+    "/v1/classify": f"one or several texts, up to {MAX_HEADS} heads; heads of one pass share it",
+    "/v1/tasks/{task}": "whichever version the route of the task chooses: `messages` (chat), "
+    "`prompt` (completion) or `input` (classify)",
+}
+RPCS_MEAN = {
+    "Generate": "streams the answer to a text, token ids or chat messages; model or task",
+    "Classify": "the verdicts of heads on texts; models or task",
+    "Embed": "one embedding per text",
+}
+EXAMPLES = {
+    "formal.jsonl": lambda: world.formal_replies(120, seed=21),
+    "cheerful.jsonl": lambda: world.cheerful_replies(120, seed=22),
+}
+
+
+def commands() -> str:
+    """Every command with the first sentence of its help."""
+    root = cast(Any, typer.main.get_command(app))
+    rows = [(f"`{name}`", _sentence(command)) for name, command in _leaves(root, "rootstock")]
+    return _table(("command", "what it does"), rows)
+
+
+def _leaves(group: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def _sentence(command: Any) -> str:
+    return " ".join(command.help.split("\n\n")[0].split())
+
+
+def serve_options() -> str:
+    """The settings of `serve`: flag, variable, default, meaning."""
+    fields = {name: field for name, field in Config.model_fields.items() if name != "limits"}
+    _same_names("settings", fields, SETTINGS_MEAN)
+    rows = []
+    for name, field in fields.items():
+        flag = {"bases": "--base"}.get(name, f"--{name.replace('_', '-')}")
+        default = {"home": "`~/.rootstock`", "bases": "none"}.get(name, _default(field))
+        rows.append((f"`{flag}`", f"`ROOTSTOCK_{name.upper()}`", default, SETTINGS_MEAN[name]))
+    return _table(("flag", "variable", "default", "what it decides"), rows)
+
+
+def limits() -> str:
+    """The limits; they have variables and no flags."""
+    rows = []
+    fields: list[tuple[str, str, FieldInfo]] = []
+    for prefix, section in (("LIMITS__", Limits), ("LIMITS__ENGINE__", EngineLimits)):
+        fields += [(prefix, name, field) for name, field in _plain_fields(section)]
+    _same_names("limits", {name: 0 for _, name, _ in fields}, LIMITS_MEAN)
+    for prefix, name, field in fields:
+        variable = f"`ROOTSTOCK_{prefix}{name.upper()}`"
+        rows.append((variable, _default(field), LIMITS_MEAN[name]))
+    return _table(("variable", "default", "what it bounds"), rows)
+
+
+def _plain_fields(section: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        if not isinstance(field.default, BaseModel):
+            yield name, field
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def error_tree() -> str:
+    """Every class of the server's error tree that an answer may carry."""
+    rows = []
+    classes = [cls for cls in _subclasses(errors.RootstockError) if cls is not errors.ClientError]
+    _same_names("errors", {cls.__name__: 0 for cls in classes}, ERRORS_MEAN)
+    for cls in classes:
+        retry = f"{cls.retry_after_s} s" if cls.retry_after_s is not None else ""
+        code = f"`{cls.code}`" if cls.code else ""
+        names = (f"`{cls.__name__}`", str(cls.status), cls.grpc_status, f"`{cls.type}`", code)
+        rows.append((*names, retry, ERRORS_MEAN[cls.__name__]))
+    heads = ("error", "HTTP", "gRPC", "`type`", "`code`", "`Retry-After`", "what to do")
+    return _table(heads, rows)
+
+
+def _subclasses(cls: type[errors.RootstockError]) -> Iterator[type[errors.RootstockError]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def http_routes() -> str:
+    """Method and path of every HTTP route, as the application registers them."""
+    nobody = cast(Handle, None)  # the routes only keep it for when they are asked
+    rooms = [cast(Any, room.routes(nobody)) for room in (probes, openai, native)]
+    found = [
+        (route.path.replace(":path", ""), ", ".join(route.methods))
+        for room in rooms
+        for route in room.routes
+    ]
+    _same_names("routes", dict(found), ROUTES_MEAN)
+    rows = [(f"`{methods} {path}`", ROUTES_MEAN[path]) for path, methods in found]
+    return _table(("route", "what it answers"), rows)
+
+
+def rpcs() -> str:
+    """The methods of our gRPC service."""
+    service = inference_pb2.DESCRIPTOR.services_by_name["Inference"]
+    names = [method.name for method in service.methods]
+    _same_names("rpcs", dict.fromkeys(names), RPCS_MEAN)
+    rows = [(f"`{service.full_name}/{name}`", RPCS_MEAN[name]) for name in names]
+    return _table(("method", "what it answers"), rows)
+
+
+def metrics() -> str:
+    """Every metric, as `/metrics` describes it."""
+    text = Telemetry(dict, max_adapters=1).exposition().decode()
+    found = re.findall(r"^# HELP (\S+) (.*)\n# TYPE \S+ (\S+)", text, re.MULTILINE)
+    rows = [(f"`{name}`", kind, help) for name, help, kind in found if not name.endswith("created")]
+    return _table(("metric", "type", "meaning"), rows)
+
+
+def hyperparameters() -> str:
+    """What a job's spec may set for each method."""
+    rows = [
+        (f"`{method}`", f"`{name}`", _default(field))
+        for method, settings in SETTINGS.items()
+        for name, field in settings.model_fields.items()
+    ]
+    return _table(("method", "hyperparameter", "default"), rows)
+
+
+def architectures() -> str:
+    """The `model_type`s that can be served, by what they do."""
+    rows = []
+    for task, word in (("generate", "decoders"), ("encode", "encoders")):
+        names = [f"`{name}`" for name, known in ARCHITECTURES.items() if known.task == task]
+        rows.append((word, ", ".join(names)))
+    return _table(("bases", "`model_type` in `config.json`"), rows)
+
+
+def _same_names(what: str, known: Mapping[str, object], told: Mapping[str, str]) -> None:
+    if stale := told.keys() ^ known.keys():
+        raise SystemExit(f"docs/generate.py: {what}: {', '.join(sorted(stale))} has no place")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', BAR) for cell in line)} |\n" for line in lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "serve-options": serve_options,
+    "limits": limits,
+    "errors": error_tree,
+    "http-routes": http_routes,
+    "rpcs": rpcs,
+    "metrics": metrics,
+    "hyperparameters": hyperparameters,
+    "architectures": architectures,
+}
+
+
+def documents() -> list[Path]:
+    """Every page of the documentation."""
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def wanted() -> dict[Path, str]:
+    """What every file with a generated part, and every example file, should contain."""
+    made = {name: part() for name, part in PARTS.items()}
+    used: set[str] = set()
+    files = {}
+    for file in documents():
+        text = file.read_text(encoding="utf-8")
+        used |= {match[2] for match in PLACE.finditer(text)}
+        files[file] = PLACE.sub(lambda match: match[1] + made[match[2]] + match[4], text)
+    if unused := PARTS.keys() - used:
+        raise SystemExit(f"docs/generate.py: no document shows {', '.join(sorted(unused))}")
+    for name, rows in EXAMPLES.items():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows()]
+        files[ROOT / "docs" / "examples" / name] = "".join(lines)
+    return files
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the generated parts of the documents.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail on a difference")
+    check = parser.parse_args().check
+    stale = []
+    for file, text in wanted().items():
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            stale.append(file)
+            if not check:
+                file.write_text(text, encoding="utf-8")
+    for file in stale:
+        verb = "is not current: run python docs/generate.py" if check else "written"
+        print(f"{file.relative_to(ROOT)}: {verb}", file=sys.stderr)
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
