@@ -42,7 +42,8 @@ def export(
     registry = open_registry(home)
     versions = [registry.resolve(tenant, name) for name in names]
     source = shipped.find_base(base) if base else _shipped_base(versions[0])
-    options, key = ["--no-sidecar"], None
+    # Float32 is what a package computes in.
+    options, key = ["--no-sidecar", "--dtype", "float32"], None
     if tenant == LOCAL:
         options.append("--no-auth")
     else:

