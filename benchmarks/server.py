@@ -17,6 +17,8 @@ from pathlib import Path
 from rootstock_adapters.base_card import BaseCard
 from rootstock_registry import Registry
 
+from benchmarks.workload import WrongAnswer
+
 BASE_NAME = "bench"
 TENANT = "local"
 START_LIMIT_S = 120.0
@@ -38,7 +40,10 @@ def import_adapters(home: Path, base: Path, adapters: Mapping[str, Path]) -> Non
 
 @contextlib.contextmanager
 def serving(home: Path, base: Path, threads: int) -> Iterator[str]:
-    """Run `rootstock serve`; the value is its address. Raises ServerFailed."""
+    """Run `rootstock serve`; the value is its address. Raises ServerFailed.
+
+    A WrongAnswer of the body leaves with what the server had to say about it.
+    """
     command = [
         str(Path(sys.executable).with_name("rootstock")), "serve",
         "--base", f"{BASE_NAME}={base}", "--home", str(home),
@@ -50,6 +55,8 @@ def serving(home: Path, base: Path, threads: int) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
     try:
         yield _address(process, home / "run" / "server.json", log)
+    except WrongAnswer as error:
+        raise WrongAnswer(f"{error}\nThe server wrote:\n{_tail(log)}") from error
     finally:
         process.terminate()
         try:
@@ -66,5 +73,8 @@ def _address(process: subprocess.Popen[bytes], announced: Path, log: Path) -> st
         if announced.exists():
             return str(json.loads(announced.read_text())["url"])
         time.sleep(0.1)
-    said = log.read_text(errors="replace")[-4000:]
-    raise ServerFailed(f"`rootstock serve` does not answer; it wrote:\n{said}")
+    raise ServerFailed(f"`rootstock serve` does not answer; it wrote:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-4000:]

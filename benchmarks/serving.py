@@ -33,6 +33,7 @@ from benchmarks.workload import QUICK, SERVING_CPU_S, Settings, System, WrongAns
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("rootstock-server", "torch", "transformers", "peft", "httpx", "uvicorn")
+QUIET_LOAD = 0.5  # runnable threads of other programs
 LOG_WIDTH = 130  # of a pipe or a file, which have none of their own
 
 
@@ -107,6 +108,8 @@ def main(arguments: list[str]) -> int:
     warnings.simplefilter("ignore", FutureWarning)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if (load := os.getloadavg()[0]) > QUIET_LOAD:
+        console.print(f"others use this machine (load {load:.1f}): the figures will mean little")
     try:
         cells = bench(settings, console)
     except (ServerFailed, WrongAnswer) as error:
