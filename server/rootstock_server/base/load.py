@@ -73,19 +73,22 @@ def load_model(path: Path, card: BaseCard, dtype: str) -> PreTrainedModel:
     Raises BaseError where transformers cannot load the folder.
     """
     options = {
-        "dtype": resolve_dtype(path, dtype), "attn_implementation": "eager",
+        "attn_implementation": "eager", "output_loading_info": True,
         "use_safetensors": True, "trust_remote_code": False, "local_files_only": True,
     }  # fmt: skip
+    if card.task == "encode" and card.model_type not in ("distilbert", "electra", "modernbert"):
+        options["add_pooling_layer"] = False
+    family = AutoModelForCausalLM if card.task == "generate" else AutoModel
     try:
-        if card.task == "generate":
-            model = AutoModelForCausalLM.from_pretrained(path, **options)
-        else:
-            pooler = {} if card.model_type in ("distilbert", "electra", "modernbert") else {
-                "add_pooling_layer": False
-            }  # fmt: skip
-            model = AutoModel.from_pretrained(path, **options, **pooler)
-    except (OSError, ValueError, RuntimeError) as error:
+        options["dtype"] = resolve_dtype(path, dtype)
+        model, report = family.from_pretrained(path, **options)
+    except BaseError:
+        raise
+    except Exception as error:  # transformers raises whatever its parsers raise
         raise BaseError(f"base {card.name}: {path} cannot be loaded: {error}") from error
+    if report["missing_keys"]:  # transformers would make up random weights for them
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise BaseError(f"base {card.name}: {path} has no weights for {missing}")
     return model.eval().requires_grad_(False)
 
 
