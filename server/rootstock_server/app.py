@@ -82,6 +82,7 @@ async def _serve(config: Config, console: Console) -> None:
     cards = await asyncio.to_thread(_register, config, registry)
     listener = _listen(config.host, config.port)
     async with AsyncExitStack() as stack:
+        stack.callback(registry.close)
         engines = {
             source.name: EngineClient(
                 source.path, card, config.home, config.dtype, config.limits.engine
