@@ -21,7 +21,8 @@ log = structlog.get_logger()
 
 class Sidecar:
     def __init__(self, home: Path) -> None:
-        self._command = (sys.executable, "-m", "rootstock_trainer.sidecar", "--home", str(home))
+        module = ("-m", "rootstock_trainer.sidecar")
+        self._command = (sys.executable, *module, "--home", str(home), "--until-stdin-ends")
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 

@@ -64,14 +64,23 @@ def _run_job(registry: Registry, home: Path, job: Job, stopping: threading.Event
         log.info("its worker said:\n%s", said.rstrip())
 
 
+def _watch_stdin(stopping: threading.Event) -> None:
+    """A killed server says nothing, but the kernel closes its end of the pipe."""
+    sys.stdin.buffer.read()
+    stopping.set()
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rootstock_trainer.sidecar", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--until-stdin-ends", action="store_true", help="stop with who started us")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    if options.until_stdin_ends:
+        threading.Thread(target=_watch_stdin, args=(stopping,), daemon=True).start()
     log.info("waiting for jobs in %s", options.home)
     try:
         run(options.home, stopping)
