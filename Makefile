@@ -36,4 +36,4 @@ demo: $(READY) ## the main job, end to end (ARGS=--once leaves after it instead 
 	$(BIN)/rootstock demo $(ARGS)
 
 bench: $(READY) ## ours against Hugging Face generate and PEFT, interleaved; writes benchmarks/results/
-	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.serving $(ARGS)
