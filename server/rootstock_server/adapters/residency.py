@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Residency:
     def __init__(self, slots: Slots, fetch: Callable[[str], Prepared], limit_bytes: int) -> None:
         self._slots, self._fetch, self._limit = slots, fetch, limit_bytes
         self._resident: OrderedDict[str, ResidentVersion] = OrderedDict()
-        self._wanted: dict[str, int] = {}  # digest → waiting requests, oldest first
+        self._leaving: set[str] = set()  # leased, but somebody waits for their room
         self._loading: dict[str, Future[Prepared]] = {}
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="adapter-load")
         self.wake = os.eventfd(0, os.EFD_NONBLOCK)  # readable when a load has finished
@@ -50,18 +50,9 @@ class Residency:
     def __iter__(self) -> Iterator[ResidentVersion]:
         return iter(self._resident.values())
 
-    def want(self, digest: str) -> None:
-        """A request waits for `digest`. Loads begin in the order of the first request."""
-        self._wanted[digest] = self._wanted.get(digest, 0) + 1
-        self._start_loads()
-
-    def unwant(self, digest: str) -> None:
-        self._wanted[digest] -= 1
-        if not self._wanted[digest]:
-            del self._wanted[digest]
-
-    def get(self, digest: str) -> ResidentVersion | None:
-        return self._resident.get(digest)
+    def available(self, digest: str) -> bool:
+        """Whether `digest` is resident and may be leased."""
+        return digest in self._resident and digest not in self._leaving
 
     def lease(self, digest: str) -> ResidentVersion:
         """Pin a resident version: it stays where it is until the lease is released."""
@@ -73,58 +64,86 @@ class Residency:
     def release(self, digest: str) -> None:
         self._resident[digest].leases -= 1
 
-    def settle(self) -> dict[str, RootstockError]:
-        """Put finished loads into slots; return the versions that cannot be loaded, and why.
+    def settle(self, waiting: Sequence[Set[str]]) -> dict[str, RootstockError]:
+        """Put finished loads into slots and begin new ones, in the order of the requests.
 
-        A load that finds no room stays finished and is tried again: leases end.
+        `waiting` are the digests that each waiting request needs, the oldest request first.
+        Returns the versions that cannot be loaded, and why.
         """
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.wake)
+        self._leaving.clear()
+        due = self._due(waiting)
         failed: dict[str, RootstockError] = {}
-        for digest, load in list(self._loading.items()):
-            if not load.done():
+        for digest, older in due.items():
+            load = self._loading.get(digest)
+            if load is None or not load.done():
                 continue
             try:
-                if digest not in self._wanted or self._place(digest, load.result()):
-                    del self._loading[digest]
+                if not self._place(digest, load.result(), older, alone=older == waiting[0]):
+                    break  # or younger loads would take, bit by bit, the room it waits for
             except RootstockError as error:
                 failed[digest] = error
             except Exception as error:  # a bug in a kind must fail its requests, not the engine
                 failed[digest] = CorruptAdapter(f"version {digest} cannot be loaded: {error!r}")
-        for digest in failed:
-            del self._loading[digest]
-        self._start_loads()
+        self._start_loads([v for v in waiting if not v & failed.keys()] if failed else waiting)
         return failed
 
-    def _start_loads(self) -> None:
-        for digest in self._wanted:
-            if len(self._loading) >= LOADERS:
-                return
-            if digest not in self._loading and digest not in self._resident:
+    def _due(self, waiting: Sequence[Set[str]]) -> dict[str, set[str]]:
+        """The versions to be loaded next → all that their requests and older ones need."""
+        due: dict[str, set[str]] = {}
+        older: set[str] = set()
+        for versions in waiting:
+            older |= versions
+            for digest in sorted(versions - self._resident.keys() - due.keys()):
+                due[digest] = set(older)
+                if len(due) == LOADERS:
+                    return due
+        return due
+
+    def _start_loads(self, waiting: Sequence[Set[str]]) -> None:
+        due = self._due(waiting)
+        for digest, load in list(self._loading.items()):
+            if load.done() and digest not in due:
+                del self._loading[digest]  # placed, failed, or nobody waits for it any more
+        for digest in due:
+            if digest not in self._loading and len(self._loading) < LOADERS:
                 load = self._loaders.submit(self._fetch, digest)
                 load.add_done_callback(lambda _: os.eventfd_write(self.wake, 1))
                 self._loading[digest] = load
 
-    def _place(self, digest: str, prepared: Prepared) -> bool:
+    def _place(self, digest: str, prepared: Prepared, older: Set[str], *, alone: bool) -> bool:
+        """Whether `digest` has found its place. `alone`: no older request will make room for it."""
         linears = prepared.linears
         nbytes = self._slots.slot_bytes(linears) if linears else prepared.nbytes
-        if nbytes > self._limit:
+        kept = sum(v.nbytes for v in self._resident.values() if v.digest in older)
+        if nbytes > self._limit or (alone and nbytes + kept > self._limit):
             raise AdapterMismatch(
-                f"version {digest} needs {nbytes >> 20} MiB, over this server's adapter_memory_mib"
+                f"version {digest} needs {-(-nbytes >> 20)} MiB, with what is asked for beside it "
+                f"{-(-(nbytes + kept) >> 20)} MiB; this server's adapter_memory_mib is "
+                f"{self._limit >> 20}"
             )
-        if not self._make_room(nbytes):
+        if nbytes + kept > self._limit or not self._make_room(nbytes, older):
             return False
         slot = self._slots.take(linears) if linears else None
         self._resident[digest] = ResidentVersion(digest, slot, prepared.readout, nbytes)
         return True
 
-    def _make_room(self, nbytes: int) -> bool:
-        free = self._limit - sum(version.nbytes for version in self._resident.values())
-        idle = [v for v in self._resident.values() if not v.leases and v.digest not in self._wanted]
-        while free < nbytes and idle:
-            version = idle.pop(0)
-            del self._resident[version.digest]
-            if version.slot is not None:
-                self._slots.give_back(version.slot)
-            free += version.nbytes
-        return free >= nbytes
+    def _make_room(self, nbytes: int, older: Set[str]) -> bool:
+        """Whether `nbytes` are free now. Leased versions that must go get no new leases."""
+        room = self._limit - sum(version.nbytes for version in self._resident.values())
+        others = [v for v in self._resident.values() if v.digest not in older]
+        for version in sorted(others, key=lambda v: v.leases > 0):
+            if room >= nbytes:
+                break
+            room += version.nbytes
+            if version.leases:
+                self._leaving.add(version.digest)
+            else:
+                self._evict(version)
+        return not self._leaving
+
+    def _evict(self, version: ResidentVersion) -> None:
+        del self._resident[version.digest]
+        if version.slot is not None:
+            self._slots.give_back(version.slot)

@@ -40,7 +40,7 @@ class Slots:
     def __init__(self, groups: Sequence[Group], max_rank: int) -> None:
         self._groups = list(groups)
         self._place = {p: (g, m) for g in groups for m, p in enumerate(g.paths)}
-        self._max_rank = max_rank
+        self._max_rank = min(max_rank, BUCKETS[-1])
         self._arrays: dict[int, SlotArrays] = {}
         self._free: dict[int, list[int]] = {}
 

@@ -271,15 +271,20 @@ def _write_index(step: Step, cache: KvCache) -> Tensor:
 
 
 def _gather_index(step: Step, cache: KvCache, first: int, last: int) -> Tensor:
-    """Block·head numbers of rows `first:last`, padded with block 0: [rows, H, blocks]."""
+    """Block·head numbers of rows `first:last`: [rows, H, blocks].
+
+    Short rows are padded with their own first block. It is masked, but NaN times zero is NaN, so
+    a row must never read a block of another.
+    """
     name = ("gather", first, last)
     if name not in step.scratch:
         rows = step.rows[first:last]
         needed = max(-(-row.kv_length // BLOCK_TOKENS) for row in rows)
-        table = torch.zeros(len(rows), needed, dtype=torch.long)
-        for number, row in enumerate(rows):
-            used = row.blocks[:needed]
-            table[number, : len(used)] = torch.tensor(used)
+        padded = []
+        for row in rows:
+            used = row.blocks[: -(-row.kv_length // BLOCK_TOKENS)]
+            padded.append([*used, *used[:1] * (needed - len(used))])
+        table = torch.tensor(padded)
         heads = torch.arange(cache.heads)[None, :, None]
         step.scratch[name] = table[:, None] * cache.heads + heads
     return step.scratch[name]

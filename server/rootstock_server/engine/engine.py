@@ -47,9 +47,7 @@ class Engine:
         self._blocks = KvBlocks(self._cache.blocks) if self._cache else None
         self._slots = Slots(base.groups, limits.max_rank)
         self.residency = Residency(self._slots, load, limits.adapter_memory_mib << 20)
-        self.scheduler = Scheduler(
-            limits, self.residency, self._blocks, base.eos_ids, base.card.context_length
-        )
+        self.scheduler = Scheduler(limits, self.residency, self._blocks, base.eos_ids, base.card)
         self._runner = Runner(base, self._slots, self._cache)
         self._steps = 0
         self._runnable = False  # something changed that may let a waiting request run
@@ -63,7 +61,7 @@ class Engine:
         """Take a command, between steps. A request that can never run fails here, in words."""
         self._runnable = True
         if isinstance(command, Cancel):
-            self.scheduler.cancel(command.id)
+            self._wipe(self.scheduler.cancel(command.id))
             return []
         try:
             self.scheduler.add(command)
@@ -73,7 +71,8 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Run one batch: the frozen base once, many adapters. Empty when nothing can run."""
-        events = self.scheduler.drop_unloadable(self.residency.settle())
+        waiting = [request.versions for request in self.scheduler.waiting]
+        events = self.scheduler.drop_unloadable(self.residency.settle(waiting))
         batch = self.scheduler.next_batch()
         self._runnable = bool(batch.shares)
         if batch.shares:
@@ -95,16 +94,15 @@ class Engine:
             outputs = [Fault("ServerFault", "the step failed; see the server's log")] * len(
                 batch.shares
             )
-        self._wipe(batch, outputs)
-        return outputs
-
-    def _wipe(self, batch: Batch, outputs: list[Output]) -> None:
-        """A failed row may leave NaN in its blocks, and masked NaN is still NaN to the next."""
-        if self._cache is None:
-            return
         for share, output in zip(batch.shares, outputs, strict=True):
             if isinstance(output, Fault):
-                self._cache.clear(share.request.blocks)
+                self._wipe(share.request.blocks)
+        return outputs
+
+    def _wipe(self, blocks: tuple[int, ...]) -> None:
+        """Of a row that did not end well: NaN in its blocks, masked, is still NaN to the next."""
+        if self._cache is not None and blocks:
+            self._cache.clear(blocks)
 
     def heartbeat(self) -> Heartbeat:
         return Heartbeat(

@@ -7,6 +7,7 @@ they refuse to know text, tenants, aliases and routes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -158,11 +159,11 @@ class Request:
     def decoding(self) -> bool:
         return self.generated > 0
 
-    @property
-    def versions(self) -> set[str]:
+    @cached_property
+    def versions(self) -> frozenset[str]:
         """Digests of every version this request needs resident."""
         heads = self.command.heads if isinstance(self.command, Encode) else []
-        return {*heads, *([self.command.version] if self.command.version else [])}
+        return frozenset([*heads, *([self.command.version] if self.command.version else [])])
 
 
 @dataclass(frozen=True)

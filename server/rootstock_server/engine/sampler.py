@@ -12,6 +12,8 @@ from torch import Tensor
 
 from rootstock_server.engine.request import Fault, Generate, Request, Sampled
 
+SMALLEST_TEMPERATURE = 1e-6  # below it only the best token is ever drawn; 0 would divide
+
 
 def sample(
     logits: Tensor, requests: Sequence[Request], eos_ids: frozenset[int]
@@ -53,11 +55,16 @@ def _sample_row(logits: Tensor, best: int, request: Request, eos_ids: frozenset[
 
 def _draw(logits: Tensor, request: Request, temperature: float, top_k: int, top_p: float) -> int:
     """Temperature, then top-k, then nucleus (Holtzman et al., arXiv 1904.09751), then one draw."""
-    ordered, ids = (logits / temperature).sort(descending=True, stable=True)
-    if 0 < top_k < len(ordered):
-        ordered, ids = ordered[:top_k], ids[:top_k]
-    probabilities = torch.softmax(ordered, dim=-1)
+    # The largest first: a tiny temperature must not make infinities of finite logits.
+    scaled = (logits - logits.max()) / max(temperature, SMALLEST_TEMPERATURE)
+    ids = None
+    if 0 < top_k < len(scaled):
+        scaled, ids = scaled.topk(top_k)
+    elif top_p < 1:
+        scaled, ids = scaled.sort(descending=True, stable=True)
+    probabilities = torch.softmax(scaled, dim=-1)
     if top_p < 1:
         before = probabilities.cumsum(0) - probabilities
         probabilities = torch.where(before < top_p, probabilities, 0.0)
-    return int(ids[torch.multinomial(probabilities, 1, generator=request.generator)])
+    drawn = int(torch.multinomial(probabilities, 1, generator=request.generator))
+    return drawn if ids is None else int(ids[drawn])

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import torch
+from rootstock_adapters.base_card import BaseCard
 
 from rootstock_server.adapters.residency import Residency
 from rootstock_server.config import EngineLimits
@@ -39,10 +40,10 @@ class Scheduler:
         residency: Residency,
         blocks: KvBlocks | None,
         eos_ids: frozenset[int],
-        context_length: int,
+        card: BaseCard,
     ) -> None:
         self._limits, self._residency, self._blocks = limits, residency, blocks
-        self._eos_ids, self._context = eos_ids, context_length
+        self._eos_ids, self._card = eos_ids, card
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
@@ -52,31 +53,32 @@ class Scheduler:
             raise Overloaded("the engine's queue is full; try again in a moment")
         request = Request(command, list(command.prompt_ids))
         total = self._most_tokens(request)
-        if not command.prompt_ids or total > self._context:
+        if not command.prompt_ids or total > self._card.context_length:
             raise BadRequest(
                 f"{len(command.prompt_ids)} prompt tokens and what is to be generated do not fit "
-                f"the base's context of {self._context}"
+                f"the base's context of {self._card.context_length}"
             )
+        if not 0 <= min(command.prompt_ids) <= max(command.prompt_ids) < self._card.vocab_size:
+            raise BadRequest(f"the base has no embedding for ids beyond {self._card.vocab_size}")
         if self._blocks is not None and KvBlocks.needed(total) > self._blocks.total:
             raise BadRequest(f"{total} tokens do not fit this server's KV cache (kv_cache_mib)")
         if isinstance(command, Generate) and command.sampling.temperature > 0:
             seed = command.sampling.seed
             request.generator = torch.Generator()
             request.generator.manual_seed(seed) if seed is not None else request.generator.seed()
-        for digest in request.versions:
-            self._residency.want(digest)
         self.waiting.append(request)
 
-    def cancel(self, request_id: str) -> None:
-        """Forget a request wherever it is; its blocks and leases are free at once."""
+    def cancel(self, request_id: str) -> tuple[int, ...]:
+        """Forget a request wherever it is. Returns its blocks, which are free at once."""
         for request in self.running:
             if request.id == request_id:
                 self._finish(request)
-                return
+                return request.blocks
         for request in self.waiting:
             if request.id == request_id:
-                self._leave_queue(request)
-                return
+                self.waiting.remove(request)
+                break
+        return ()
 
     def drop_unloadable(self, failed: dict[str, RootstockError]) -> list[Event]:
         """Fail the waiting requests whose versions cannot be loaded."""
@@ -84,7 +86,7 @@ class Scheduler:
         for request in list(self.waiting):
             error = next((failed[d] for d in request.versions if d in failed), None)
             if error is not None:
-                self._leave_queue(request)
+                self.waiting.remove(request)
                 events.append(
                     Failed(id=request.id, error=type(error).__name__, message=error.message)
                 )
@@ -141,7 +143,7 @@ class Scheduler:
         return len(command.prompt_ids) + new
 
     def _resident(self, request: Request) -> bool:
-        return all(self._residency.get(digest) for digest in request.versions)
+        return all(self._residency.available(digest) for digest in request.versions)
 
     def _admit(self, request: Request) -> bool:
         if self._blocks is not None:
@@ -150,14 +152,9 @@ class Scheduler:
                 return False
             request.blocks = blocks
         request.leases = {digest: self._residency.lease(digest) for digest in request.versions}
-        self._leave_queue(request)
+        self.waiting.remove(request)
         self.running.append(request)
         return True
-
-    def _leave_queue(self, request: Request) -> None:
-        self.waiting.remove(request)
-        for digest in request.versions:
-            self._residency.unwant(digest)
 
     def _advance(self, request: Request, sampled: Sampled) -> Token:
         request.tokens.append(sampled.token_id)
