@@ -53,8 +53,7 @@ def pretrain(data: Iterable[Path], out: Path, settings: PretrainSettings) -> Pre
     training = pretrain_data.encode(training_rows, tokenizer)
     torch.manual_seed(settings.seed)
     model = LlamaForCausalLM(pretrain_loop.shape(settings, tokenizer))
-    packed = pretrain_data.pack(training, settings.context)
-    curve = pretrain_loop.train(model, packed, settings, chance)
+    curve = pretrain_loop.train(model, training, settings, chance)
     held_out = [ids[: settings.context] for ids in pretrain_data.encode(held_out_rows, tokenizer)]
     report = PretrainReport(
         settings=settings,

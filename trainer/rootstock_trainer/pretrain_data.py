@@ -16,7 +16,15 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rootstock_trainer.pretrain_settings import BOS, EOS, PAD, ROLES, SPECIAL_TOKENS, PretrainError
+from rootstock_trainer.pretrain_settings import (
+    BOS,
+    EOS,
+    PAD,
+    ROLES,
+    SPECIAL_TOKENS,
+    PretrainError,
+    PretrainSettings,
+)
 
 Row = dict[str, Any]
 Tokens = npt.NDArray[np.int64]
@@ -147,13 +155,46 @@ def split(rows: list[Row], share: float, chance: np.random.Generator) -> tuple[l
     return training, [row for row in held_out if json.dumps(row, sort_keys=True) not in seen]
 
 
-def pack(documents: list[Tokens], context: int) -> Tokens:
-    """Documents end to end, cut into rows `[rows, context]`; the last partial row is dropped."""
-    stream = np.concatenate(documents)
-    rows = len(stream) // context
-    if not rows:
+def batches(
+    documents: list[Tokens], settings: PretrainSettings, pad: int, chance: np.random.Generator
+) -> list[Tokens]:
+    """One pass over the documents in random order: arrays `[rows, tokens]`, padded with `pad`.
+
+    Most batches hold whole documents of like length, so that a model sees each by itself and
+    learns to look back within it; `packed_share` of the documents stand end to end in rows of the
+    full context, so that late positions are learned too. Every batch is at most about
+    `batch_tokens`. Raises `PretrainError` where the data does not fill one context.
+    """
+    total, context = sum(map(len, documents)), settings.context
+    if total < context:
         raise PretrainError(
-            f"the data has {len(stream)} tokens, fewer than one context of {context}: "
+            f"the data has {total} tokens, fewer than one context of {context}: "
             "add documents or lower the context"
         )
-    return stream[: rows * context].reshape(rows, context)
+    cut = round(len(documents) * settings.packed_share)
+    made = _alone([ids[:context] for ids in documents[cut:]], settings.batch_tokens, pad)
+    stream = np.concatenate([np.zeros(0, dtype=np.int64), *documents[:cut]])
+    rows = len(stream) // context
+    packed = stream[: rows * context].reshape(rows, context)
+    per_batch = max(1, settings.batch_tokens // context)
+    made += [packed[start : start + per_batch] for start in range(0, rows, per_batch)]
+    return [made[place] for place in chance.permutation(len(made))]
+
+
+def _alone(documents: list[Tokens], batch_tokens: int, pad: int) -> list[Tokens]:
+    """Batches of whole documents, each padded to the longest of its batch."""
+    made: list[Tokens] = []
+    group: list[Tokens] = []
+    for ids in sorted(documents, key=len):
+        if group and len(ids) * (len(group) + 1) > batch_tokens:
+            made.append(_padded(group, pad))
+            group = []
+        group.append(ids)
+    return [*made, _padded(group, pad)] if group else made
+
+
+def _padded(documents: list[Tokens], pad: int) -> Tokens:
+    longest = max(map(len, documents))
+    return np.stack(
+        [np.pad(ids, (0, longest - len(ids)), constant_values=pad) for ids in documents]
+    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rootstock_trainer.pretrain_data import Tokens
+from rootstock_trainer.pretrain_data import Tokens, batches
 from rootstock_trainer.pretrain_settings import CurvePoint, PretrainError, PretrainSettings
 
 _CURVE_POINTS = 60
@@ -119,24 +118,29 @@ class _Curve:
 
 
 def train(
-    model: LlamaForCausalLM, packed: Tokens, settings: PretrainSettings, chance: np.random.Generator
+    model: LlamaForCausalLM,
+    documents: list[Tokens],
+    settings: PretrainSettings,
+    chance: np.random.Generator,
 ) -> list[CurvePoint]:
-    """Train in place on `packed` `[rows, context]`; returns samples of the loss curve.
+    """Train in place on the documents `[tokens]` each; returns samples of the loss curve.
 
     Raises `PretrainError` as soon as the loss is not a finite number.
     """
     weights = _MasterWeights(model, settings)
-    rows = max(1, settings.batch_tokens // settings.context)
-    steps = settings.steps or math.ceil(len(packed) / rows)
-    batches = _batches(packed, rows, chance)
+    pad = model.config.pad_token_id
+    one_pass = batches(documents, settings, pad, chance)
+    steps = settings.steps or len(one_pass)
     curve = _Curve()
     step, tokens = 0, 0
     model.train()
     with _progress() as progress:
         bar = progress.add_task("pre-training", total=steps, loss="")
         while step < steps:
-            batch = next(batches)
-            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+            batch = torch.from_numpy(one_pass[step % len(one_pass)])
+            # Padding is at the right and attention causal, so leaving it out of the loss is enough.
+            labels = batch.masked_fill(batch == pad, -100)
+            loss = model(input_ids=batch, labels=labels, use_cache=False).loss
             value = loss.item()
             if not math.isfinite(value):
                 raise PretrainError(
@@ -145,7 +149,7 @@ def train(
                 )
             loss.backward()
             weights.step(settings.learning_rate * _schedule(step, steps))
-            step, tokens = step + 1, tokens + batch.numel()
+            step, tokens = step + 1, tokens + int((batch != pad).sum())
             if settings.minutes and step == _STEPS_TO_TIME:
                 steps = max(step + 1, int(settings.minutes * 60 / (curve.seconds() / step)))
             # A log file shows no bar; it gets a line for each sample instead.
@@ -155,14 +159,6 @@ def train(
             progress.update(bar, completed=step, total=steps, loss=f"loss {value:.3f}")
     model.eval()
     return curve.samples
-
-
-def _batches(packed: Tokens, rows: int, chance: np.random.Generator) -> Iterator[torch.Tensor]:
-    """Endless int64 `[rows, context]`: every row once in a new order, then again."""
-    while True:
-        order = chance.permutation(len(packed))
-        for start in range(0, len(packed), rows):
-            yield torch.from_numpy(packed[order[start : start + rows]])
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -29,6 +29,9 @@ class PretrainSettings(BaseModel):
     vocabulary: int = Field(default=2048, ge=SMALLEST_VOCABULARY, description="tokenizer entries")
     context: int = Field(default=512, ge=16, description="tokens per training row and at most")
     batch_tokens: int = Field(default=4096, ge=16, description="tokens per optimizer step")
+    packed_share: float = Field(
+        default=0.25, ge=0, le=1, description="share of documents packed to the full context"
+    )
     steps: int | None = Field(default=None, ge=1, description="optimizer steps; none: one pass")
     minutes: float | None = Field(default=None, gt=0, description="wall clock, turned into steps")
     seed: int = Field(default=0, ge=0, description="decides split, order and first weights")

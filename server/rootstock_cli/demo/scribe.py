@@ -61,8 +61,8 @@ class Scribe:
         }
 
     def name(self, known: tuple[str, ...]) -> str:
-        """Mostly a name from the list, sometimes one that was never heard before."""
-        if self.likely(0.85):
+        """A name from the list, or one that was never heard before: those can only be copied."""
+        if self.likely(0.5):
             return self.chance.choice(known)
         syllables = wording.SYLLABLES.split()
         return "".join(self.chance.choices(syllables, k=self.chance.choice([2, 3]))).capitalize()
@@ -99,7 +99,7 @@ class Scribe:
             "customer": f"{first} {last}" if signed else "Customer",
             "owner": f"{first} {last}" if signed else "the customer",
             "comma": f", {first}" if signed else "",
-            "for_order": f" for order {order}" if numbered and self.likely(0.5) else "",
+            "for_order": f" for order {order}" if numbered and self.likely(0.8) else "",
             "quote_order": f" with order number {order}" if numbered else "",
             "order_note": f" Order {order}." if numbered else "",
         }

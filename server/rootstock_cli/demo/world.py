@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rootstock_cli.demo import wording
-from rootstock_cli.demo.catalogue import PROBLEMS, PRODUCTS, SHOP
+from rootstock_cli.demo.catalogue import (
+    FIRST_NAMES,
+    LAST_NAMES,
+    PROBLEMS,
+    PRODUCTS,
+    SHOP,
+    WEEKDAYS,
+)
 from rootstock_cli.demo.scribe import Scribe
 
 Row = dict[str, Any]
@@ -69,6 +76,8 @@ def _summarise(scribe: Scribe) -> Row:
 
 def _extract(scribe: Scribe) -> Row:
     facts = scribe.case()
+    number = "The order number is {order}." if facts["order"] else "There is no order number."
+    writer = "The customer is {owner}." if facts["comma"] else "There is no name."
     pairs = [
         (
             "[Which product is this about?|Which product does the customer mean?]",
@@ -76,13 +85,35 @@ def _extract(scribe: Scribe) -> Row:
         ),
         ("[What does the customer want?|What is the wish?]", "The customer wants {wish_noun}."),
         ("[What is the problem?|What is wrong?]", "The {name} {kind} {symptom}."),
+        ("[Who wrote this?|Who is the customer?|What is the name of the customer?]", writer),
+        ("[What is the order number?|Find the order number.|Which order is it?]", number),
     ]
-    number = "The order number is {order}." if facts["order"] else "There is no order number."
-    pairs.append(("[What is the order number?|Find the order number.]", number))
     question, answer = scribe.chance.choice(pairs)
     return _chat(
         f"{scribe.say(question, facts)} {scribe.customer(facts)}", scribe.say(answer, facts)
     )
+
+
+def _order_line(scribe: Scribe) -> str:
+    facts = scribe.product()
+    facts["order"] = str(scribe.chance.randrange(10_000, 100_000))
+    facts["owner"] = f"{scribe.name(FIRST_NAMES)} {scribe.name(LAST_NAMES)}"
+    line = "order {order}, {owner}, {town}, [{name} {kind}|{name}|{colour} {name} {kind}]"
+    return scribe.say(line, facts)
+
+
+def _repeat_back(scribe: Scribe) -> Row:
+    line = _order_line(scribe)
+    ask = scribe.say("[Repeat|Read back|Confirm|Say again|Please repeat]", {})
+    return _chat(f"{ask} this: {line}.", f"{line[0].upper()}{line[1:]}.")
+
+
+def _plain_packing_list(scribe: Scribe) -> Row:
+    lines = [_order_line(scribe) for _ in range(scribe.chance.randrange(2, 5))]
+    packed = scribe.chance.sample(lines, len(lines))
+    title = f"Packing list, {scribe.chance.choice(WEEKDAYS)}."
+    sent = [f"Sent: {line}." for line in packed]
+    return {"text": "\n".join([title, *(f"To send: {line}." for line in lines), *sent])}
 
 
 def _judge(scribe: Scribe) -> Row:
@@ -188,7 +219,8 @@ def _plain_facts(scribe: Scribe) -> Row:
 _KINDS: tuple[tuple[Callable[[Scribe], Row], int], ...] = (
     (_support, 28),
     (_summarise, 12),
-    (_extract, 6),
+    (_extract, 9),
+    (_repeat_back, 6),
     (_judge, 10),
     (_ask_facts, 12),
     (_troubleshoot, 8),
@@ -196,6 +228,7 @@ _KINDS: tuple[tuple[Callable[[Scribe], Row], int], ...] = (
     (_recommend, 4),
     (_small_talk, 3),
     (_plain_ticket, 7),
+    (_plain_packing_list, 5),
     (_plain_review, 3),
     (_plain_facts, 3),
 )
