@@ -16,7 +16,7 @@ from rootstock_server.backends.reference import SlotArrays
 from rootstock_server.errors import AdapterMismatch
 
 # A wide adapter must not widen the arrays of the narrow ones.
-BUCKETS = (16, 64, 256)
+BUCKETS = (8, 16, 64, 256)
 FIRST_SLOTS = 8
 
 
