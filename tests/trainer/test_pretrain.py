@@ -165,6 +165,19 @@ def test_a_document_never_seen_still_has_a_finite_trigram_loss() -> None:
     assert all(math.isfinite(total) for total in counted.nats([np.array([0, 7, 8, 8])]))
 
 
+def test_one_pass_shows_whole_documents_alone_and_a_share_packed_to_the_full_context() -> None:
+    chance = np.random.default_rng(0)
+    documents = [np.full(length, length) for length in chance.integers(5, 30, size=400)]
+    settings = TINY.model_copy(update={"packed_share": 0.25})
+    batches = pretrain_data.batches(documents, settings, pad=0, chance=chance)
+    assert all(batch.size <= settings.batch_tokens for batch in batches)
+    alone = [row[row != 0] for batch in batches for row in batch if len(set(row) - {0}) == 1]
+    assert len(alone) == 300
+    assert all(len(row) == row[0] for row in alone)
+    packed = [batch for batch in batches if any(len(set(row) - {0}) > 1 for row in batch)]
+    assert packed and all(batch.shape[1] == settings.context for batch in packed)
+
+
 @pytest.mark.parametrize("budget", [100_000, 4_000_000, 30_000_000])
 def test_the_shape_fills_the_budget_without_passing_it(
     tiny: tuple[Path, PretrainReport], budget: int
