@@ -245,9 +245,9 @@ def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         engine = Engine(base, registry.blobs, engine_limits)
         new = Rig(engine, registry, card, path, type(model))
         narrow, wide, odd = TARGETS[model_type]
-        new.add_lora(tmp_path / "narrow", narrow, rank=4, seed=1, lora_alpha=8)
+        new.add_lora(tmp_path / "narrow", narrow, rank=12, seed=1, lora_alpha=8)
         new.add_lora(tmp_path / "wide", wide, rank=16, seed=2, lora_alpha=16)
-        new.add_lora(tmp_path / "odd", odd, rank=24, seed=3, lora_alpha=12, use_rslora=True)
+        new.add_lora(tmp_path / "odd", odd, rank=6, seed=3, lora_alpha=12, use_rslora=True)
         new.add_head("mood", 3, "mean", seed=4)
         new.add_head("kind", 2, "cls", seed=5)
         new.add_head("tail", 5, "last", seed=6)
