@@ -163,7 +163,8 @@ class Request:
     def versions(self) -> frozenset[str]:
         """Digests of every version this request needs resident."""
         heads = self.command.heads if isinstance(self.command, Encode) else []
-        return frozenset([*heads, *([self.command.version] if self.command.version else [])])
+        version = self.command.version
+        return frozenset(heads if version is None else [*heads, version])
 
 
 @dataclass(frozen=True)

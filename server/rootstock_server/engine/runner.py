@@ -46,4 +46,4 @@ def _next_tokens(share: Share) -> list[int]:
 
 def _slot(request: Request) -> Slot | None:
     version = request.command.version
-    return request.leases[version].slot if version else None
+    return request.leases[version].slot if version is not None else None

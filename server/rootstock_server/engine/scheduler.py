@@ -186,5 +186,5 @@ class Scheduler:
 def _by_slot(share: Share) -> tuple[int, int]:
     """Rows under one slot side by side: they become one segment, and slots in order a grid."""
     version = share.request.command.version
-    slot = share.request.leases[version].slot if version else None
+    slot = share.request.leases[version].slot if version is not None else None
     return (slot.rank, slot.number) if slot else (0, 0)

@@ -1,4 +1,4 @@
-"""Which versions are resident: in bounds, never under a lease's feet, and everybody's turn comes."""
+"""Which versions are resident: in bounds, never under a lease's feet, each in its turn."""
 
 from __future__ import annotations
 

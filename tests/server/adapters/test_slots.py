@@ -74,11 +74,13 @@ def test_growing_keeps_every_tenant_where_it_is(groups, updates):
 
 def test_a_wide_update_does_not_widen_the_narrow_ones(groups, updates):
     slots = Slots(groups, max_rank=256)
-    ranks = (1, 16, 17, 64, 65, 256)
+    ranks = (1, *BUCKETS, 9, 17)
     places = [slots.take(updates(("1.up",), rank)) for rank in ranks]
-    assert [place.rank for place in places] == [8, 16, 64, 64, 256, 256]
-    assert slots.arrays(places[0]).down[2].shape == (FIRST_SLOTS, 8, 8)
-    assert slots.arrays(places[4]).down[2].shape == (FIRST_SLOTS, 256, 8)
+    assert [place.rank for place in places] == [BUCKETS[0], *BUCKETS, 16, 64]
+    for bucket in BUCKETS:
+        arrays = slots.arrays(Slot(bucket, 0))
+        assert arrays.down[2].shape == (FIRST_SLOTS, bucket, 8)
+        assert arrays.up[2][0].shape == (FIRST_SLOTS, bucket, 20)
 
 
 def test_slot_bytes_are_what_the_arrays_hold_per_slot(groups, updates):

@@ -1,0 +1,279 @@
+"""What runs next, told by the batches: order, budgets, blocks, leases, and their return."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.op import Prepared, Readout
+from rootstock_server.adapters.residency import Residency
+from rootstock_server.adapters.slots import Slots
+from rootstock_server.config import EngineLimits
+from rootstock_server.engine.kv_blocks import KvBlocks
+from rootstock_server.engine.request import Batch, Encode, Encoded, Generate, Sampled, Sampling
+from rootstock_server.engine.scheduler import Scheduler
+from rootstock_server.errors import BadRequest, Overloaded
+
+CARD = BaseCard(
+    name="toy", fingerprint="sha256:0", model_type="llama", task="generate", hidden_size=4,
+    layers=1, vocab_size=100, context_length=256, pooling="last", normalize=True, linears={},
+)  # fmt: skip
+EOS = 2
+
+
+class Desk:
+    """A scheduler over real blocks and real residency, whose base answers the same token."""
+
+    def __init__(self, blocks: int | None, limits: EngineLimits) -> None:
+        self.residency = Residency(Slots([], 64), self._fetch, 1 << 20)
+        self.blocks = KvBlocks(blocks) if blocks else None
+        self.scheduler = Scheduler(limits, self.residency, self.blocks, frozenset({EOS}), CARD)
+
+    @staticmethod
+    def _fetch(digest: str) -> Prepared:
+        return Prepared(readout=Readout("mean", False, ("a",), torch.ones(1, 4), torch.ones(1)))
+
+    def add(self, name: str, tokens: int = 4, version: str | None = None, **more: object) -> None:
+        sampling = Sampling(**({"max_tokens": 4, "temperature": 0.0} | more))
+        command = Generate(id=name, prompt_ids=[5] * tokens, version=version, sampling=sampling)
+        self.scheduler.add(command)
+
+    def encode(self, name: str, tokens: int) -> None:
+        self.scheduler.add(Encode(id=name, prompt_ids=[5] * tokens, version=None, heads=[]))
+
+    def batch(self) -> Batch:
+        self.residency.settle([request.versions for request in self.scheduler.waiting])
+        return self.scheduler.next_batch()
+
+    def commit(self, batch: Batch, token: int = 7) -> list:
+        def output(share):
+            if not share.completes:
+                return None
+            if isinstance(share.request.command, Encode):
+                return Encoded(id=share.request.id, embedding=None, heads=[])
+            return Sampled(token)
+
+        return self.scheduler.commit(batch, [output(share) for share in batch.shares])
+
+    def step(self, token: int = 7) -> list[tuple[str, int]]:
+        """Run one step; what it held, as (request, tokens)."""
+        batch = self.batch()
+        self.commit(batch, token)
+        return [(share.request.id, share.tokens) for share in batch.shares]
+
+    def bring(self, *digests: str) -> None:
+        for digest in digests:
+            for _ in range(2):
+                self.residency.settle([{digest}])
+                for load in list(self.residency._loading.values()):
+                    load.result(5)
+
+    @property
+    def leases(self) -> int:
+        return sum(version.leases for version in self.residency)
+
+    def is_empty(self) -> bool:
+        nobody = not self.scheduler.running and not self.scheduler.waiting
+        return nobody and not self.leases and (self.blocks is None or not self.blocks.used)
+
+
+@pytest.fixture
+def desk() -> Iterator[Callable[..., Desk]]:
+    """`desk(blocks=8, max_running=4)`; `blocks=None` is an encoder's."""
+    made: list[Desk] = []
+
+    def build(blocks: int | None = 64, **limits: int) -> Desk:
+        made.append(Desk(blocks, EngineLimits(**limits)))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.residency.close()
+
+
+def test_decode_rows_come_first_and_prompts_share_what_is_left(desk):
+    one = desk(max_batch_tokens=10)
+    one.add("a", 4)
+    one.add("b", 3)
+    assert one.step() == [("a", 4), ("b", 3)]
+    one.add("c", 20)
+    batch = one.batch()
+    assert [(s.request.id, s.tokens) for s in batch.shares] == [("a", 1), ("b", 1), ("c", 8)]
+    assert batch.decode_rows == 2
+    one.commit(batch)
+    assert one.step() == [("a", 1), ("b", 1), ("c", 8)]
+    assert one.step() == [("a", 1), ("b", 1), ("c", 4)]
+
+
+def test_a_prompt_that_is_half_read_goes_before_new_ones(desk):
+    one = desk(max_batch_tokens=8)
+    one.add("long", 14)
+    one.add("short", 3)
+    assert one.step() == [("long", 8)]
+    assert one.step() == [("long", 6), ("short", 2)]
+    assert one.step() == [("long", 1), ("short", 1)]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5, 64])
+def test_no_step_is_over_the_token_budget_and_all_are_answered(desk, budget):
+    one = desk(max_batch_tokens=budget, max_running=16)
+    chance = random.Random(budget)
+    for number in range(20):
+        one.add(str(number), chance.randint(1, 30), max_tokens=chance.randint(1, 9))
+    steps = 0
+    while not one.is_empty():
+        assert sum(tokens for _, tokens in one.step()) <= budget
+        steps += 1
+        assert steps < 2000
+
+
+def test_no_more_than_max_running_run_and_the_rest_come_in_order(desk):
+    one = desk(max_running=2)
+    for name in "abc":
+        one.add(name, max_tokens=2)
+    assert [name for name, _ in one.step()] == ["a", "b"]
+    assert [name for name, _ in one.step()] == ["a", "b"]
+    assert [name for name, _ in one.step()] == ["c"]
+
+
+def test_who_waits_for_a_version_lets_others_pass(desk):
+    one = desk()
+    one.bring("here")
+    one.add("waits", version="elsewhere")
+    one.add("ready", version="here")
+    one.add("base")
+    batch = one.scheduler.next_batch()
+    assert [share.request.id for share in batch.shares] == ["ready", "base"]
+    one.commit(batch)
+    one.bring("elsewhere")
+    assert ("waits", 4) in one.step()
+
+
+def test_who_waits_for_blocks_lets_nobody_pass(desk):
+    """Or a long request would wait for ever behind a stream of short ones."""
+    one = desk(blocks=4)
+    one.add("a", 60, max_tokens=4)  # two blocks
+    one.add("long", 90, max_tokens=4)  # three
+    one.add("short", 4, max_tokens=4)
+    assert [name for name, _ in one.step()] == ["a"]
+    while any(request.id == "a" for request in one.scheduler.running):
+        assert [name for name, _ in one.step()] == ["a"]
+    assert [name for name, _ in one.step()] == ["long", "short"]
+
+
+def test_a_request_takes_all_the_blocks_it_can_ever_need(desk):
+    one = desk(blocks=4)
+    one.add("a", 30, max_tokens=3)
+    one.step()
+    assert one.blocks.used == 2
+    assert len(set(one.scheduler.running[0].blocks)) == 2
+
+
+def test_running_requests_never_share_a_block(desk):
+    one = desk(blocks=12, max_batch_tokens=16)
+    chance = random.Random(3)
+    for number in range(30):
+        one.add(str(number), chance.randint(1, 70), max_tokens=chance.randint(1, 40))
+    while not one.is_empty():
+        one.step()
+        held = [block for request in one.scheduler.running for block in request.blocks]
+        assert len(held) == len(set(held)) == one.blocks.used
+        if chance.random() < 0.2 and one.scheduler.running:
+            one.scheduler.cancel(chance.choice(one.scheduler.running).id)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 4])
+def test_cancel_frees_blocks_and_leases_at_once_at_every_stage(desk, steps):
+    """Waiting, half read, just read, decoding."""
+    one = desk(max_batch_tokens=8)
+    one.bring("v")
+    one.add("a", 12, version="v", max_tokens=9)
+    for _ in range(steps):
+        one.step()
+    assert one.leases == (1 if steps else 0)
+    assert one.blocks.used == (1 if steps else 0)
+    one.scheduler.cancel("a")
+    assert one.is_empty()
+    one.scheduler.cancel("a")
+    one.scheduler.cancel("never heard of")
+    assert one.step() == []
+
+
+def test_blocks_and_leases_are_free_when_answered(desk):
+    one = desk()
+    one.bring("v")
+    one.add("length", version="v", max_tokens=2)
+    one.add("stop", version="v", max_tokens=9)
+    one.step()
+    assert one.leases == 2
+    events = one.commit(one.batch(), token=EOS)
+    assert {e.id: e.finish_reason for e in events} == {"length": "stop", "stop": "stop"}
+    assert one.is_empty()
+
+
+@pytest.mark.parametrize(("ignore_eos", "tokens"), [(False, 1), (True, 5)])
+def test_the_end_token_ends_unless_it_is_to_be_ignored(desk, ignore_eos, tokens):
+    one = desk()
+    one.add("a", max_tokens=5, ignore_eos=ignore_eos)
+    count = 0
+    while not one.is_empty():
+        one.step(token=EOS)
+        count += 1
+    assert count == tokens
+
+
+def test_a_full_queue_is_overloaded_and_a_place_in_it_comes_free(desk):
+    one = desk(max_waiting=2, max_running=1)
+    one.add("a")
+    one.add("b")
+    with pytest.raises(Overloaded, match="try again"):
+        one.add("c")
+    one.step()
+    one.add("c")
+
+
+@pytest.mark.parametrize(("tokens", "new"), [(257, 1), (256, 1), (200, 57), (0, 1)])
+def test_what_does_not_fit_the_context_is_a_bad_request(desk, tokens, new):
+    one = desk()
+    with pytest.raises(BadRequest, match="context of 256"):
+        one.add("a", tokens, max_tokens=new)
+    assert one.is_empty()
+    one.add("b", 200, max_tokens=56)
+
+
+def test_what_can_never_fit_the_cache_is_a_bad_request(desk):
+    one = desk(blocks=2)
+    with pytest.raises(BadRequest, match="kv_cache_mib"):
+        one.add("a", 60, max_tokens=5)
+    one.add("b", 60, max_tokens=4)
+
+
+def test_an_encoder_takes_whole_texts_as_many_as_fit(desk):
+    one = desk(blocks=None, max_batch_tokens=10)
+    for name, tokens in (("a", 6), ("b", 4), ("c", 9), ("huge", 50), ("d", 2)):
+        one.encode(name, tokens)
+    assert one.step() == [("a", 6), ("b", 4)]
+    assert one.step() == [("c", 9)]
+    assert one.step() == [("huge", 50)]
+    assert one.step() == [("d", 2)]
+    assert one.is_empty()
+
+
+def test_a_decoder_reads_a_text_for_its_heads_in_chunks(desk):
+    one = desk(max_batch_tokens=10)
+    one.encode("a", 25)
+    assert [one.step() for _ in range(3)] == [[("a", 10)], [("a", 10)], [("a", 5)]]
+    assert one.is_empty()
+
+
+def test_a_failed_version_fails_only_who_waits_for_it(desk):
+    one = desk()
+    one.bring("here")
+    one.add("a", version="broken")
+    one.add("b", version="here")
+    [failed] = one.scheduler.drop_unloadable({"broken": BadRequest("no")})
+    assert (failed.id, failed.error, failed.message) == ("a", "BadRequest", "no")
+    assert [request.id for request in one.scheduler.waiting] == ["b"]
