@@ -52,6 +52,7 @@ class EngineClient:
         self._folder = Path(tempfile.mkdtemp(prefix="rootstock-"))
         address = f"ipc://{self._folder}/engine"
         self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+        self._socket.set_hwm(0)  # admission bounds what is in flight; see _send
         self._socket.bind(address)
         setup = Setup(
             address=address,
@@ -81,7 +82,11 @@ class EngineClient:
         self._ready = asyncio.get_running_loop().create_future()
         self._receiver = asyncio.create_task(self._receive())
         await self._supervisor.start()
-        self.started = await self._ready
+        try:
+            self.started = await self._ready
+        except BaseException:
+            await self._supervisor.stop()  # a base that cannot be served is not tried again
+            raise
 
     async def close(self) -> None:
         await self._supervisor.stop()
@@ -96,7 +101,7 @@ class EngineClient:
 
         Raises the RootstockError that the engine names.
         """
-        answers = await self._submit(request)
+        answers = self._submit(request)
         finished = False
         try:
             while not finished:
@@ -111,7 +116,7 @@ class EngineClient:
 
     async def encode(self, request: Encode) -> Encoded:
         """One pass: embedding and heads. Cancelling the task cancels the row."""
-        answers = await self._submit(request)
+        answers = self._submit(request)
         answered = False
         try:
             answer = await answers.get()
@@ -123,19 +128,20 @@ class EngineClient:
         finally:
             self._forget(request.id, cancel=not answered)
 
-    async def _submit(self, request: Generate | Encode) -> asyncio.Queue[Answer]:
-        if self._ready is None or not self._ready.done():
+    def _submit(self, request: Generate | Encode) -> asyncio.Queue[Answer]:
+        if self._ready is None or not self._ready.done() or not self._send(request):
             raise errors.Overloaded("the engine is starting; try again in a moment")
         answers = self._waiting[request.id] = asyncio.Queue()
-        await self._send(request)
         return answers
 
     def _forget(self, request_id: str, *, cancel: bool) -> None:
         if self._waiting.pop(request_id, None) is not None and cancel and not self._socket.closed:
-            self._socket.send(msgspec.msgpack.encode(Cancel(request_id)))
+            self._send(Cancel(request_id))
 
-    async def _send(self, command: Command) -> None:
-        await self._socket.send(msgspec.msgpack.encode(command))
+    def _send(self, command: Command) -> bool:
+        """Whether an engine is there to take the command. Never waits for the next engine."""
+        sent = self._socket.send(msgspec.msgpack.encode(command), zmq.NOBLOCK)
+        return sent.exception() is None
 
     async def _receive(self) -> None:
         decoder = msgspec.msgpack.Decoder(list[Event])

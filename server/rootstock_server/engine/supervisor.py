@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from collections.abc import Callable
 import msgspec
 
 from rootstock_server.engine.request import Setup
+
+log = logging.getLogger(__name__)
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 STOP_S = 5.0
@@ -35,6 +38,7 @@ class Supervisor:
         """Ask the process to leave by closing its pipe; insist after a while."""
         if self._watch is not None:
             self._watch.cancel()
+            await asyncio.wait([self._watch])
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -72,4 +76,7 @@ class Supervisor:
             delay = FIRST_RETRY_S if loop.time() - begun > LAST_RETRY_S else delay
             await asyncio.sleep(delay)
             delay = min(2 * delay, LAST_RETRY_S)
-            await self._spawn()
+            try:
+                await self._spawn()
+            except OSError:  # no memory or no process to be had: try again later
+                log.exception("the engine's process could not be started")

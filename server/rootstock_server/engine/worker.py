@@ -33,7 +33,9 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
-    socket = zmq.Context.instance().socket(zmq.PAIR)
+    context = zmq.Context.instance()
+    socket = context.socket(zmq.PAIR)
+    socket.set_hwm(0)  # a front end that reads slowly must not stop the steps
     socket.connect(setup.address)
     limits = EngineLimits.model_validate_json(setup.limits)
     torch.set_num_threads(limits.threads or 1)
@@ -41,7 +43,7 @@ def main() -> int:
         base, started = load(Path(setup.base_path), setup.card, setup.dtype)
     except BaseError as error:
         _send(socket, [Failed(id="", error="BaseError", message=str(error))])
-        socket.close(linger=1000)
+        context.destroy(linger=1000)  # waits until the message is out
         return 1
     engine = Engine(base, BlobStore(Path(setup.blobs)), limits)
     _send(socket, [started])

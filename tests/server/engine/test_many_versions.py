@@ -1,4 +1,4 @@
-"""More versions than memory, versions that cannot be loaded, versions that come while others run."""
+"""More versions than memory, versions that cannot be loaded, newcomers while others run."""
 
 from __future__ import annotations
 
