@@ -42,6 +42,7 @@ class Shell:
             "ROOTSTOCK_HOME": str(folder / "home"),
             "ROOTSTOCK_PORT": self._ports["8000"],
             "ROOTSTOCK_GRPC_PORT": self._ports["8001"],
+            "ROOTSTOCK_URL": f"http://127.0.0.1:{self._ports['8000']}",
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         }
@@ -159,8 +160,8 @@ def test_block_runs(block: Any, shell: Shell) -> None:
 
 
 def test_the_two_adapters_of_the_first_page_answer_differently(shell: Shell) -> None:
-    answers = [out for out in shell.outputs["README.md"] if out.startswith('"content"')]
-    texts, digests = zip(*(answer.strip().split("\n") for answer in answers), strict=True)
+    answers = [out for out in shell.outputs["README.md"] if out.startswith('"system_')]
+    digests, texts = zip(*(answer.strip().split("\n") for answer in answers), strict=True)
     assert len(set(texts)) == len(set(digests)) == len(answers) == 2
 
 
