@@ -38,6 +38,10 @@ def train(
     label_column: Annotated[str, typer.Option(metavar="C", help="Heads: the labels.")] = "label",
     promote: Promote = None,
     seed: Annotated[int, typer.Option(help="Decides split, order and first weights.")] = 0,
+    hyperparameters: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter. Repeatable."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave the job to the sidecar; print its id.")
     ] = False,
@@ -55,6 +59,7 @@ def train(
         "label_column": label_column,
         "promote": promote,
         "seed": seed,
+        "hyperparameters": dict(_setting(text) for text in hyperparameters or []),
         **base_of_spec(registry, shipped.find_base(base)),
     }
     from rootstock_trainer.foreground import run_foreground
@@ -65,6 +70,14 @@ def train(
         print(registry.submit_job(tenant, checked.model_dump(mode="json")).id)
     else:
         say_version(run_foreground(home, tenant, checked), as_json=False)
+
+
+def _setting(text: str) -> tuple[str, int | float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not NAME=NUMBER, as in n_epochs=5") from None
 
 
 def base_of_spec(registry: Registry, source: shipped.Source) -> dict[str, str]:

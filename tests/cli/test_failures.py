@@ -85,6 +85,20 @@ def test_bad_examples_are_refused_in_the_trainers_words(
     assert "label is empty" in ran.stderr and "Traceback" not in ran.stderr
 
 
+def test_hyperparameters_are_numbers_that_the_method_knows(
+    rootstock: Command, tiny: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("text,label\nhello,a\n")
+    arguments = ("train", "--method", "head", "--base", tiny, "--data", data, "--as", "mood")
+    wrong = rootstock(*arguments, "--set", "c=much")
+    assert wrong.returncode == 2
+    assert "c=much" in wrong.stderr
+    unknown = rootstock(*arguments, "--set", "rank=8")
+    assert unknown.returncode == 1
+    assert "rank" in unknown.stderr and "known: c" in unknown.stderr
+
+
 def test_a_detached_job_waits_for_the_sidecar(
     rootstock: Command, home: Path, tiny: Path, tmp_path: Path
 ) -> None:

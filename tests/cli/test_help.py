@@ -19,7 +19,8 @@ FLAGS = {
     "promote": "NAME:VERSION --to --home --json",
     "list": "--home --tenant --json",
     "show": "NAME[:VERSION|@ALIAS] --home --json",
-    "train": "--method --base --data --as --text-column --label-column --promote --seed --detach",
+    "train": "--method --base --data --as --text-column --label-column --promote --seed --set "
+    "--detach",
     "pretrain": "--data --out --params",
     "tenant create": "NAME --home",
     "key create": "--tenant --role --home",

@@ -38,7 +38,7 @@ def run_on_device(stage: Stage, heads: list[Version], server: Verdicts) -> None:
     package = stage.home / "package"
     _export(stage, heads, package)
     device = _classify(package)
-    table = Table(Column("sentence", no_wrap=True), *HEADS, "off by")
+    table = Table(Column("sentence", no_wrap=True, max_width=40), *HEADS, "off by")
     for sentence, ours, theirs in zip(SENTENCES, device, server, strict=True):
         distance = max(
             abs(ours[head]["probs"][label] - share)

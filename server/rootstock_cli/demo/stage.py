@@ -49,6 +49,10 @@ class Stage:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False)
 
+    def line(self, text: str) -> None:
+        """One line whatever the terminal's width, to be copied or searched."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def remember(self, what: str, *words: str) -> None:
         """Keep a line with which the reader can do the same again."""
         self.repeat.append((what, " ".join(words)))

@@ -30,7 +30,7 @@ def tell(home: Path, once: bool) -> None:
     """Tell the story; then serve on until Ctrl-C, unless `once`."""
     began = time.perf_counter()
     console = Console()
-    console.print(f"Everything of this demo stays in {home}", highlight=False, soft_wrap=True)
+    console.print(f"Everything of this demo stays in {home}.", highlight=False, soft_wrap=True)
     sources = {name: shipped.find_base(name) for name in shipped.SHIPPED}
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     registry = open_registry(home)
@@ -75,4 +75,4 @@ def _how_to_repeat(stage: Stage, once: bool) -> None:
     for what, command in stage.repeat:
         lines += [f"\n# {what}", command]
     for line in lines:
-        stage.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        stage.line(line)

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 PIECES_BEFORE = 8  # of the running answer, before the alias moves
 TRIED = 10  # letters with an order number on which both versions are compared
+DEADLINE = "shall reach you within"
 _ORDER = re.compile(r"\b\d{5}\b")
+
+
+class Score(NamedTuple):
+    """In how many answers a version does what the better one was taught."""
+
+    deadlines: int
+    orders: int
 
 
 class Swapped(NamedTuple):
@@ -40,19 +48,23 @@ def swap_while_streaming(stage: Stage, voices: Voices) -> None:
     """Replace formal by its better version under a running stream, and check who answered what."""
     old, new = voices.formal, voices.better
     stage.chapter("A better version takes over while an answer is streaming")
-    named = asyncio.run(_compare(stage, old, new))
-    stage.say(
-        f"On {TRIED} fresh letters {old.ref} names the order number in {named[old.ref]} answers, "
-        f"{new.ref} in {named[new.ref]}."
-    )
-    if named[new.ref] <= named[old.ref]:
+    scores = asyncio.run(_compare(stage, old, new))
+    for version in (old, new):
+        stage.say(
+            f"{version.ref}: of {TRIED} fresh letters' answers {scores[version.ref].deadlines} "
+            f"promise a decision by a date, {scores[version.ref].orders} name the right order."
+        )
+    if scores[new.ref].deadlines <= scores[old.ref].deadlines:
         raise Refused(f"{new.ref} is no better than {old.ref}: there is no reason to swap")
     seen = asyncio.run(_swap(stage, new))
     _check(seen, old, new)
-    stage.say(f"running answer: {len(seen.before)} pieces, then the alias moved, then")
-    stage.say(f"  {len(seen.after)} more pieces; it finished on the old digest {old.digest}")
-    began = "began beside it, " if seen.overlapped else ""
-    stage.say(f"next answer:    {began}and is the new digest's    {new.digest}")
+    stage.say(
+        f"{len(seen.before)} pieces of an answer had come when the alias moved to {new.ref}, and "
+        f"{len(seen.after)} after it."
+        + (" The next answer began beside it." if seen.overlapped else "")
+    )
+    stage.line(f"  the running answer finished on the old digest {seen.running_digest}")
+    stage.line(f"  the next answer is the new digest's           {seen.next_digest}")
     alone = asyncio.run(_alone(stage, old))
     same = "".join(seen.before + seen.after) == alone
     stage.say(
@@ -63,24 +75,31 @@ def swap_while_streaming(stage: Stage, voices: Voices) -> None:
     stage.remember("swap back", command)
 
 
-async def _compare(stage: Stage, old: Version, new: Version) -> dict[str, int]:
-    """How many answers of each version name the order that the letter is about."""
+async def _compare(stage: Stage, old: Version, new: Version) -> dict[str, Score]:
+    """What both versions' answers to the same letters say, which the first was never taught."""
     from rootstock_client import AsyncClient
 
     rows = world.formal_replies(8 * TRIED, seed=99, with_reference=True)
     letters = [row["messages"][0]["content"] for row in rows]
     letters = [letter for letter in letters if _ORDER.search(letter)][:TRIED]
-
+    scores = {}
     async with AsyncClient(stage.server.url, stage.keys[LOCAL]) as client:
-
-        async def names_order(ref: str, letter: str) -> bool:
-            number = _ORDER.search(letter)
-            return number is not None and number[0] in await _answer(client, ref, letter)
-
-        found = {}
         for ref in (old.ref, new.ref):
-            found[ref] = sum(await asyncio.gather(*(names_order(ref, each) for each in letters)))
-        return found
+            answers = await asyncio.gather(*(_answer(client, ref, each) for each in letters))
+            scores[ref] = Score(
+                deadlines=sum(DEADLINE in answer for answer in answers),
+                orders=sum(
+                    _order(letter) in answer
+                    for letter, answer in zip(letters, answers, strict=True)
+                ),
+            )
+    return scores
+
+
+def _order(letter: str) -> str:
+    found = _ORDER.search(letter)
+    assert found is not None
+    return found[0]
 
 
 async def _swap(stage: Stage, new: Version) -> Swapped:

@@ -65,7 +65,7 @@ def classify_sentences(stage: Stage) -> Verdicts:
     """Fresh sentences over gRPC: both heads read out of one pass. Returns the probabilities."""
     stage.chapter("Fresh sentences, classified over gRPC by both heads in one pass")
     answer = asyncio.run(_classify(stage))
-    table = Table(Column("sentence", no_wrap=True), *HEADS)
+    table = Table(Column("sentence", no_wrap=True, max_width=44), *HEADS)
     for row in answer.data:
         verdicts = (f"{each.label} {each.score:.2f}" for each in row.results)
         table.add_row(SENTENCES[row.index], *verdicts)
