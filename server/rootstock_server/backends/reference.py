@@ -259,14 +259,15 @@ def _repeat(heads: Tensor, groups: int) -> Tensor:
 def _write_index(step: Step, cache: KvCache) -> Tensor:
     """Flat position of every new key in `store.view(-1, D)`: [H·T], head by head."""
     if "write" not in step.scratch:
-        blocks, offsets = [], []
-        for row in step.rows:
-            positions = torch.arange(row.kv_length - row.tokens, row.kv_length)
-            blocks.append(torch.tensor(row.blocks)[positions // BLOCK_TOKENS])
-            offsets.append(positions % BLOCK_TOKENS)
-        block, offset = torch.cat(blocks), torch.cat(offsets)
-        head = torch.arange(cache.heads)[:, None]
-        step.scratch["write"] = ((block * cache.heads + head) * BLOCK_TOKENS + offset).flatten()
+        # In Python and then one tensor: a few tensors per row cost more than the whole attention.
+        first_head = [
+            row.blocks[position // BLOCK_TOKENS] * cache.heads * BLOCK_TOKENS
+            + position % BLOCK_TOKENS
+            for row in step.rows
+            for position in range(row.kv_length - row.tokens, row.kv_length)
+        ]
+        heads = torch.arange(cache.heads)[:, None] * BLOCK_TOKENS
+        step.scratch["write"] = (torch.tensor(first_head) + heads).flatten()
     return step.scratch["write"]
 
 

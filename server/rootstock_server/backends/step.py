@@ -96,7 +96,8 @@ def current() -> Step:
 def pack(chunks: list[list[int]], starts: list[int]) -> tuple[Tensor, Tensor]:
     """Token ids and positions [T] of `chunks`, where chunk i begins at position `starts[i]`."""
     ids = torch.tensor([token for chunk in chunks for token in chunk], dtype=torch.long)
-    positions = torch.cat(
-        [torch.arange(start, start + len(c)) for c, start in zip(chunks, starts, strict=True)]
+    positions = torch.tensor(
+        [p for c, start in zip(chunks, starts, strict=True) for p in range(start, start + len(c))],
+        dtype=torch.long,
     )
     return ids, positions
