@@ -13,6 +13,7 @@ from torch import Tensor
 from rootstock_server.engine.request import Fault, Generate, Request, Sampled
 
 SMALLEST_TEMPERATURE = 1e-6  # below it only the best token is ever drawn; 0 would divide
+FEW = 256  # sorting a whole vocabulary takes longer than the pass that it follows
 
 
 def sample(
@@ -61,11 +62,27 @@ def _draw(logits: Tensor, request: Request, temperature: float, top_k: int, top_
     ids = None
     if 0 < top_k < len(scaled):
         scaled, ids = scaled.topk(top_k)
-    elif top_p < 1:
-        scaled, ids = scaled.sort(descending=True, stable=True)
     probabilities = torch.softmax(scaled, dim=-1)
     if top_p < 1:
+        if ids is None:
+            probabilities, ids = _most_likely(probabilities, top_p)
         before = probabilities.cumsum(0) - probabilities
         probabilities = torch.where(before < top_p, probabilities, 0.0)
-    drawn = int(torch.multinomial(probabilities, 1, generator=request.generator))
+    drawn = _index(probabilities, request.generator)
     return drawn if ids is None else int(ids[drawn])
+
+
+def _most_likely(probabilities: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """At least the tokens that together have `mass`, in order: few nearly always, or all sorted."""
+    few = probabilities.topk(min(FEW, len(probabilities)))
+    if float(few.values.sum()) > mass:
+        return few.values, few.indices
+    return probabilities.sort(descending=True)
+
+
+def _index(weights: Tensor, generator: torch.Generator | None) -> int:
+    """A random index, as likely as its weight; torch.multinomial draws a number for each index."""
+    cumulative = weights.cumsum(0, dtype=torch.float64)
+    drawn = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative[-1]
+    # `right`: an index of weight zero has its neighbour's sum and is passed over.
+    return min(int(torch.searchsorted(cumulative, drawn, right=True)), len(weights) - 1)

@@ -63,6 +63,20 @@ def test_top_p_draws_from_the_smallest_set_that_reaches_p(top_p: float, kept: in
     assert_follows(drawn(row(top_p=top_p)), torch.softmax(expected, 0))
 
 
+@pytest.mark.parametrize("flatness", [1.0, 1000.0])
+def test_top_p_keeps_the_same_tokens_of_a_large_vocabulary_however_many_they_are(flatness):
+    """A few of 3000, or nearly half of them: more than are looked at first."""
+    logits = torch.randn(3000, generator=torch.Generator().manual_seed(4)) * 3 / flatness
+    order = torch.softmax(logits, 0).sort(descending=True)
+    before = order.values.cumsum(0) - order.values
+    kept = set(order.indices[before < 0.5].tolist())
+    assert (len(kept) > 1000) == (flatness > 1)
+    request = row(top_p=0.5)
+    tokens = [sample(logits[None], [request], EOS)[0].token_id for _ in range(DRAWS)]
+    assert set(tokens) <= kept
+    assert len(set(tokens)) > len(kept) / 2
+
+
 def test_top_p_comes_after_top_k() -> None:
     """Of the two best, the first has 73 %: with top_p 0.7 it is alone."""
     assert drawn(row(top_k=2, top_p=0.7))[0] == DRAWS
