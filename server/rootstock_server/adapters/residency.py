@@ -116,7 +116,7 @@ class Residency:
         """Whether `digest` has found its place. `alone`: no older request will make room for it."""
         linears = prepared.linears
         nbytes = self._slots.slot_bytes(linears) if linears else prepared.nbytes
-        kept = sum(v.nbytes for v in self._resident.values() if v.digest in older)
+        kept = sum(version.nbytes for version in self if version.digest in older)
         if nbytes > self._limit or (alone and nbytes + kept > self._limit):
             raise AdapterMismatch(
                 f"version {digest} needs {-(-nbytes >> 20)} MiB, with what is asked for beside it "
@@ -131,17 +131,18 @@ class Residency:
 
     def _make_room(self, nbytes: int, older: Set[str]) -> bool:
         """Whether `nbytes` are free now. Leased versions that must go get no new leases."""
-        room = self._limit - sum(version.nbytes for version in self._resident.values())
-        others = [v for v in self._resident.values() if v.digest not in older]
+        free = promised = self._limit - sum(version.nbytes for version in self)
+        others = [version for version in self if version.digest not in older]
         for version in sorted(others, key=lambda v: v.leases > 0):
-            if room >= nbytes:
+            if promised >= nbytes:
                 break
-            room += version.nbytes
+            promised += version.nbytes
             if version.leases:
                 self._leaving.add(version.digest)
             else:
                 self._evict(version)
-        return not self._leaving
+                free += version.nbytes
+        return free >= nbytes
 
     def _evict(self, version: ResidentVersion) -> None:
         del self._resident[version.digest]

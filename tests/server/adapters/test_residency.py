@@ -86,11 +86,14 @@ def test_younger_loads_do_not_take_the_room_that_an_older_one_waits_for(residenc
     bring(one, *narrow)
     for digest in narrow:
         one.lease(digest)
-    waiting = [{"wide"}, *({f"m{number}"} for number in range(8))]
+    younger = [f"m{number}" for number in range(8)]
     for digest in narrow:
-        settle(one, waiting)
+        settle(one, [{"wide"}, *({each} for each in younger)])
+        for each in [each for each in younger if one.available(each)]:
+            one.lease(each)
+            younger.remove(each)
         one.release(digest)
-    settle(one, waiting)
+    settle(one, [{"wide"}])
     assert one.available("wide")
 
 
