@@ -7,7 +7,6 @@ it. `--check` writes nothing and fails, naming the file, where a part is not wha
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rootstock_adapters.base_card import ARCHITECTURES
-from rootstock_cli.demo import world
 from rootstock_cli.main import app
 from rootstock_server import errors
 from rootstock_server.api import native, openai, probes
@@ -87,10 +85,6 @@ RPCS_MEAN = {
     "Generate": "streams the answer to a text, token ids or chat messages; model or task",
     "Classify": "the verdicts of heads on texts; models or task",
     "Embed": "one embedding per text",
-}
-EXAMPLES = {
-    "formal.jsonl": lambda: world.formal_replies(120, seed=21),
-    "cheerful.jsonl": lambda: world.cheerful_replies(120, seed=22),
 }
 
 
@@ -248,7 +242,7 @@ def documents() -> list[Path]:
 
 
 def wanted() -> dict[Path, str]:
-    """What every file with a generated part, and every example file, should contain."""
+    """What every page should contain."""
     made = {name: part() for name, part in PARTS.items()}
     used: set[str] = set()
     files = {}
@@ -258,9 +252,6 @@ def wanted() -> dict[Path, str]:
         files[file] = PLACE.sub(lambda match: match[1] + made[match[2]] + match[4], text)
     if unused := PARTS.keys() - used:
         raise SystemExit(f"docs/generate.py: no document shows {', '.join(sorted(unused))}")
-    for name, rows in EXAMPLES.items():
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows()]
-        files[ROOT / "docs" / "examples" / name] = "".join(lines)
     return files
 
 

@@ -44,7 +44,9 @@ class Shell:
             "ROOTSTOCK_GRPC_PORT": self._ports["8001"],
             "ROOTSTOCK_URL": f"http://127.0.0.1:{self._ports['8000']}",
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+            # More threads are no faster for models this small, and slower beside other work.
+            "OMP_NUM_THREADS": "1",
+            "ROOTSTOCK_LIMITS__ENGINE__THREADS": "1",
         }
 
     def run(self, block: Any) -> list[str]:
