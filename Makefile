@@ -19,11 +19,12 @@ $(READY): pyproject.toml constraints.txt clients/edge/pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable clients/edge
 	@touch $@
 
-check: $(READY) ## format, lint, types, import contracts
+check: $(READY) ## format, lint, types, import contracts, generated tables
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
 
 format: $(READY) ## let ruff format and sort imports
 	$(BIN)/ruff check --fix --quiet .

@@ -60,7 +60,7 @@ SERVING_CPU_S = Settings(
     adapters=32,
     least_requests=4,
     waves=2,
-    rounds=5,
+    rounds=3,
     concurrencies=(1, 8, 16),
 )
 # Proves that the benchmark runs; its figures mean nothing.
