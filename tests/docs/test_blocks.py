@@ -43,6 +43,8 @@ class Shell:
             "ROOTSTOCK_PORT": self._ports["8000"],
             "ROOTSTOCK_GRPC_PORT": self._ports["8001"],
             "ROOTSTOCK_URL": f"http://127.0.0.1:{self._ports['8000']}",
+            # A sidecar may be quicker to claim a foreground job, and works at the lowest priority.
+            "ROOTSTOCK_NO_SIDECAR": "true",
             "HF_HUB_OFFLINE": "1",
             # More threads are no faster for models this small, and slower beside other work.
             "OMP_NUM_THREADS": "1",
