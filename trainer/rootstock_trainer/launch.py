@@ -18,7 +18,9 @@ from rootstock_registry.errors import Conflict
 
 STOP_S = 5.0
 # A job works on local folders: nothing in it may wait for a network, or fill its log with bars.
-QUIET_AND_OFFLINE = {
+# Threads that spin while they wait take the core from the engine beside them.
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -38,7 +40,7 @@ class Worker:
         options = ["--home", str(home), "--job", job.id, "--fence", str(job.fence)]
         self._process = subprocess.Popen(
             [sys.executable, *module, *options],
-            env={**os.environ, **QUIET_AND_OFFLINE, **environment},
+            env={**os.environ, **ENVIRONMENT, **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -60,6 +60,7 @@ class Supervisor:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rootstock_server.engine.worker",
             stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in a terminal reaches it through us
             env={**os.environ, **threads},
         )  # fmt: skip
         assert self._process.stdin is not None
