@@ -24,7 +24,7 @@ POLL_S = 1.0
 WATCH_S = 0.1
 # Beside a server: its engine comes first, and two sets of threads would double its step time.
 NICE = 10
-ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 log = logging.getLogger("rootstock.sidecar")
 
@@ -44,7 +44,7 @@ def run(home: Path, stopping: threading.Event) -> None:
 
 
 def _run_job(registry: Registry, home: Path, job: Job, stopping: threading.Event) -> None:
-    worker = Worker(home, job, ENVIRONMENT)
+    worker = Worker(home, job, ONE_THREAD)
     log.info("job %s of %s started as process %d", job.id, job.tenant, worker.pid)
     try:
         if worker.running:
