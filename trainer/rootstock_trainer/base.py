@@ -6,6 +6,7 @@ Refuses to know the registry, and to load pickled weights or code that comes wit
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 # Tokens, padding included, that pass through the base at once: keeps the activations small.
 EMBED_BATCH_TOKENS = 4096
+# from_pretrained patches transformers itself while it runs (no_tie_weights): two at once in one
+# process restore each other's patch, and every later model has its tied weights apart.
+_ONE_LOAD = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Base:
         return self._load(AutoModelForCausalLM)
 
     def _load(self, auto: type[AutoModel] | type[AutoModelForCausalLM]) -> PreTrainedModel:
-        with _named(self.path):
+        with _named(self.path), _ONE_LOAD:
             model: PreTrainedModel = auto.from_pretrained(
                 self.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
             )
