@@ -12,7 +12,7 @@ import torch
 from rootstock_adapters.op import LowRank
 from torch import Tensor
 
-from rootstock_server.backends.reference import SlotArrays
+from rootstock_server.backends.backend import Backend, SlotArrays
 from rootstock_server.errors import AdapterMismatch
 
 # A wide adapter must not widen the arrays of the narrow ones.
@@ -37,7 +37,14 @@ class Slot(NamedTuple):
 class Slots:
     """All buckets over all linear groups of one base. Only the engine's thread may touch it."""
 
-    def __init__(self, groups: Sequence[Group], max_rank: int) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        max_rank: int,
+        backend: Backend,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._backend, self._dtype = backend, dtype
         self._groups = list(groups)
         self._place = {p: (g, m) for g in groups for m, p in enumerate(g.paths)}
         self._max_rank = min(max_rank, BUCKETS[-1])
@@ -54,7 +61,7 @@ class Slots:
         values = sum(
             len(g.outs) * rank * g.in_features + rank * sum(g.outs) for g in groups.values()
         )
-        return 4 * values
+        return self._zeros(0).element_size() * values
 
     def take(self, linears: dict[str, LowRank]) -> Slot:
         """Copy the updates into a free slot, overwriting all that any earlier tenant left there.
@@ -63,7 +70,7 @@ class Slots:
         """
         rank = self._bucket(linears)
         touched = {self._group_of(path).number for path in linears}
-        arrays = self._arrays.setdefault(rank, SlotArrays(rank, {}, {}))
+        arrays = self._arrays.setdefault(rank, SlotArrays(rank, {}, {}, []))
         free = self._free.setdefault(rank, [])
         if not free:
             self._grow(arrays, free)
@@ -71,6 +78,7 @@ class Slots:
             if group.number in touched and group.number not in arrays.down:
                 self._create(arrays, group)
         number = free.pop(0)
+        arrays.ranks[number] = max(len(update.down) for update in linears.values())
         for group in self._groups:
             if group.number in arrays.down:
                 self._write(arrays, group, number, linears)
@@ -93,24 +101,24 @@ class Slots:
             raise AdapterMismatch(f"this base has no linear named {path}")
         return self._place[path][0]
 
-    def _capacity(self, rank: int) -> int:
-        arrays = self._arrays[rank]
-        return len(next(iter(arrays.down.values()))) if arrays.down else 0
-
     def _grow(self, arrays: SlotArrays, free: list[int]) -> None:
         """Double the slots. Old contents move; requests refer to slots by number, not address."""
-        old = self._capacity(arrays.rank)
+        old = len(arrays.ranks)
         new = max(FIRST_SLOTS, 2 * old)
         for number, down in arrays.down.items():
             arrays.down[number] = _enlarged(down, new)
             arrays.up[number] = [_enlarged(up, new) for up in arrays.up[number]]
+        arrays.ranks.extend([0] * (new - old))
         free.extend(range(old, new))
 
     def _create(self, arrays: SlotArrays, group: Group) -> None:
-        slots = self._capacity(arrays.rank) or FIRST_SLOTS
+        slots = len(arrays.ranks)
         rank, members = arrays.rank, len(group.outs)
-        arrays.down[group.number] = torch.zeros(slots, members * rank, group.in_features)
-        arrays.up[group.number] = [torch.zeros(slots, rank, out) for out in group.outs]
+        arrays.down[group.number] = self._zeros(slots, members * rank, group.in_features)
+        arrays.up[group.number] = [self._zeros(slots, rank, out) for out in group.outs]
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return self._backend.slot_zeros(*shape, dtype=self._dtype)
 
     def _write(
         self, arrays: SlotArrays, group: Group, number: int, linears: dict[str, LowRank]

@@ -1,1 +1,1 @@
-"""How the arithmetic is done. `reference.py` is the truth, in plain torch."""
+"""How the arithmetic is done. `backend.py` says what, `reference.py` is the truth."""

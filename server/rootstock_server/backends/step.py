@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from rootstock_server.backends.reference import KvCache, SlotArrays
+    from rootstock_server.backends.backend import Backend, SlotArrays
+    from rootstock_server.backends.kv_cache import KvCache
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Attachment:
     arrays: SlotArrays
     segments: tuple[Segment, ...]
     grid: SlotGrid | None  # where one batched product beats a loop over the segments
+    scales: Tensor | None = None  # [T] fp32, each token's factor on its update; None: all 1
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Step:
     decode_rows: int = 0
     cache: KvCache | None = None
     attachments: tuple[Attachment, ...] = ()
+    backend: Backend | None = None  # the base's, set when the step runs
     scratch: dict[object, Tensor] = field(default_factory=dict)  # masks and indices, per step
 
 

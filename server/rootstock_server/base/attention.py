@@ -11,7 +11,6 @@ from rootstock_adapters.errors import BaseError
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from rootstock_server.backends import reference
 from rootstock_server.backends.step import current
 
 NAME = "rootstock"
@@ -33,17 +32,20 @@ def packed_attention(
     transformers passes more (dropout, position ids, cache flags); a frozen base needs none of it.
     """
     step = current()
+    backend = step.backend
+    if backend is None:
+        raise RuntimeError("the base was called outside Base.forward")
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     q, k, v = query[0], key[0], value[0]
     if module.is_causal:
-        out = reference.attend(
+        out = backend.attend(
             q, k, v,
             layer=module.layer_idx, step=step, scaling=scaling,
             window=sliding_window, softcap=softcap,
         )  # fmt: skip
     else:
-        out = reference.attend_bidirectional(
+        out = backend.attend_bidirectional(
             q, k, v, step=step, scaling=scaling, window=sliding_window
         )
     return out.unsqueeze(0), None

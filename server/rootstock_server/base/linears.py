@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rootstock_server.backends import reference
+from rootstock_server.backends.backend import Backend
 from rootstock_server.backends.step import current
 
 # Siblings that transformers' modelling code calls with one and the same tensor.
@@ -26,13 +26,16 @@ SHARED_INPUT = (
 class LinearGroup:
     """Linears with one input, computed as one; the place where updates are added."""
 
-    def __init__(self, number: int, paths: list[str], linears: list[nn.Module]) -> None:
+    def __init__(
+        self, backend: Backend, number: int, paths: list[str], linears: list[nn.Module]
+    ) -> None:
         weights = [_weight(linear) for linear in linears]
         self.number = number
         self.paths = paths  # module path of each member, seen from the backbone
         self.outs = [len(weight) for weight in weights]
         self.in_features = weights[0].shape[1]
-        self.weights = reference.linear_prepare(weights, [linear.bias for linear in linears])
+        self._backend = backend
+        self.weights = backend.linear_prepare(weights, [linear.bias for linear in linears])
         self._last: tuple[Tensor, list[Tensor]] | None = None
 
     def member(self, number: int, x: Tensor) -> Tensor:
@@ -46,10 +49,10 @@ class LinearGroup:
 
     def _run(self, x: Tensor) -> list[Tensor]:
         flat = x.reshape(-1, self.in_features)
-        y = reference.linear(self.weights, flat)
+        y = self._backend.linear(self.weights, flat)
         ys = list(y.split(self.outs, dim=-1))
         for attachment in current().attachments:
-            reference.delta(ys, flat, self.number, attachment)
+            self._backend.delta(ys, flat, self.number, attachment)
         return [out.view(*x.shape[:-1], -1) for out in ys]
 
 
@@ -65,13 +68,15 @@ class AdaptedLinear(nn.Module):
         return self.group.member(self.number, x)
 
 
-def adapt(backbone: nn.Module) -> list[LinearGroup]:
+def adapt(backbone: nn.Module, backend: Backend) -> list[LinearGroup]:
     """Replace every linear of `backbone` in place; return the groups, numbered in order."""
     groups: list[LinearGroup] = []
     for path, parent in list(backbone.named_modules()):
         for names in _families(parent):
             paths = [f"{path}.{name}".lstrip(".") for name in names]
-            group = LinearGroup(len(groups), paths, [getattr(parent, name) for name in names])
+            group = LinearGroup(
+                backend, len(groups), paths, [getattr(parent, name) for name in names]
+            )
             groups.append(group)
             for number, name in enumerate(names):
                 setattr(parent, name, AdaptedLinear(group, number))
@@ -97,10 +102,11 @@ def _weight(linear: nn.Module) -> Tensor:
 class OutputLinear:
     """The output embedding, packed like every other linear; adapters do not act on it."""
 
-    def __init__(self, linear: nn.Module) -> None:
-        self._weights = reference.linear_prepare([linear.weight], [linear.bias])
+    def __init__(self, linear: nn.Module, backend: Backend) -> None:
+        self._backend = backend
+        self._weights = backend.linear_prepare([linear.weight], [linear.bias])
 
     @torch.inference_mode()
     def __call__(self, hidden: Tensor) -> Tensor:
         """`hidden` [S, hidden] → logits [S, vocabulary] in fp32."""
-        return reference.linear(self._weights, hidden).float()
+        return self._backend.linear(self._weights, hidden).float()

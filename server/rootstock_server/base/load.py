@@ -14,7 +14,9 @@ from rootstock_adapters.errors import BaseError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from rootstock_server.backends.reference import KvCache
+from rootstock_server.backends.backend import Backend
+from rootstock_server.backends.kv_cache import KvCache
+from rootstock_server.backends.select import backend_for
 from rootstock_server.backends.step import Step, running
 from rootstock_server.base.attention import use_packed_attention
 from rootstock_server.base.linears import LinearGroup, OutputLinear, adapt
@@ -28,6 +30,7 @@ class Base:
 
     card: BaseCard
     dtype: torch.dtype
+    backend: Backend
     backbone: nn.Module
     groups: list[LinearGroup]
     output: OutputLinear | None  # None for encoders
@@ -40,6 +43,7 @@ class Base:
     @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:
         """Last hidden states [T, hidden] of a packed step."""
+        step.backend = self.backend
         with running(step):
             positions = step.positions + self.position_offset
             out = self.backbone(
@@ -64,7 +68,7 @@ class Base:
         layers = self.card.layers
         per_block = KvCache.block_bytes(layers, self.kv_heads, self.head_dim, self.dtype)
         blocks = max(1, (mebibytes << 20) // per_block)
-        return KvCache(layers, blocks, self.kv_heads, self.head_dim, self.dtype)
+        return self.backend.new_cache(layers, blocks, self.kv_heads, self.head_dim, self.dtype)
 
 
 def load_model(path: Path, card: BaseCard, dtype: str) -> PreTrainedModel:
@@ -98,14 +102,16 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
     generates = card.task == "generate"
     backbone = getattr(model, model.base_model_prefix) if generates else model
     dtype = model.dtype
-    output = OutputLinear(model.get_output_embeddings()) if generates else None
+    backend = backend_for(model.device)
+    output = OutputLinear(model.get_output_embeddings(), backend) if generates else None
     heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1)
     use_packed_attention(model)
     return Base(
         card=card,
         dtype=dtype,
+        backend=backend,
         backbone=backbone,
-        groups=adapt(backbone),
+        groups=adapt(backbone, backend),
         output=output,
         softcap=getattr(config, "final_logit_softcapping", None),
         position_offset=position_offset(config.to_dict()),

@@ -11,7 +11,7 @@ from rootstock_adapters.errors import BaseError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rootstock_server.backends.reference import BLOCK_TOKENS
+from rootstock_server.backends.kv_cache import BLOCK_TOKENS
 from rootstock_server.backends.step import Row, Step, pack
 from rootstock_server.base.load import Base
 

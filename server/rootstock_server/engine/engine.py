@@ -45,7 +45,7 @@ class Engine:
         self.base = base
         self._cache = base.new_cache(limits.kv_cache_mib)
         self._blocks = KvBlocks(self._cache.blocks) if self._cache else None
-        self._slots = Slots(base.groups, limits.max_rank)
+        self._slots = Slots(base.groups, limits.max_rank, base.backend, base.dtype)
         self.residency = Residency(self._slots, load, limits.adapter_memory_mib << 20)
         self.scheduler = Scheduler(limits, self.residency, self._blocks, base.eos_ids, base.card)
         self._runner = Runner(base, self._slots, self._cache)

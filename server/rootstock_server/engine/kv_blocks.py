@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootstock_server.backends.reference import BLOCK_TOKENS
+from rootstock_server.backends.kv_cache import BLOCK_TOKENS
 
 
 class KvBlocks:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rootstock_server.adapters.attach import attach
 from rootstock_server.adapters.slots import Slot, Slots
-from rootstock_server.backends.reference import KvCache
+from rootstock_server.backends.kv_cache import KvCache
 from rootstock_server.backends.step import Row, Step, pack
 from rootstock_server.base.load import Base
 from rootstock_server.engine.request import Batch, Request, Share

@@ -11,6 +11,7 @@ import torch
 from rootstock_adapters.op import LowRank, Prepared
 from rootstock_server.adapters.residency import Residency
 from rootstock_server.adapters.slots import Slots
+from rootstock_server.backends.reference import Reference
 
 
 @dataclass
@@ -82,7 +83,7 @@ def residency(shelf: Shelf) -> Iterator[Callable[[int], Residency]]:
     made: list[Residency] = []
 
     def build(versions: int) -> Residency:
-        slots = Slots(GROUPS, max_rank=64)
+        slots = Slots(GROUPS, max_rank=64, backend=Reference())
         limit = versions * slots.slot_bytes(update(("1.up",), 4))
         made.append(Residency(slots, shelf.fetch, limit))
         return made[-1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rootstock_server.adapters.attach import attach
 from rootstock_server.adapters.slots import Slots
-from rootstock_server.backends import reference
+from rootstock_server.backends.reference import Reference
 from rootstock_server.backends.step import Row
 
 
@@ -30,7 +30,7 @@ def layout(chance: random.Random, slots: list) -> tuple[list[Row], list]:
 @pytest.mark.parametrize("seed", range(40))
 def test_every_row_gets_its_own_slots_update(groups, updates, seed):
     chance = random.Random(seed)
-    slots = Slots(groups, max_rank=64)
+    slots = Slots(groups, max_rank=64, backend=Reference())
     tenants = {
         slots.take(linears): linears
         for linears in (
@@ -44,7 +44,7 @@ def test_every_row_gets_its_own_slots_update(groups, updates, seed):
         x = torch.randn(rows[-1].stop, group.in_features)
         ys = [torch.zeros(len(x), out) for out in group.outs]
         for attachment in attachments:
-            reference.delta(ys, x, group.number, attachment)
+            Reference().delta(ys, x, group.number, attachment)
         for path, y in zip(group.paths, ys, strict=True):
             for row, owner in zip(rows, owners, strict=True):
                 tokens = slice(row.start, row.stop)
@@ -58,7 +58,7 @@ def test_both_layouts_are_met_by_the_rows_above(groups, updates):
     met = set()
     for seed in range(40):
         chance = random.Random(seed)
-        slots = Slots(groups, max_rank=64)
+        slots = Slots(groups, max_rank=64, backend=Reference())
         places = [slots.take(updates(("0.q",), rank)) for rank in (4, 16, 1, 30, 64, 8, 16, 20)]
         chance.seed(seed)
         rows, owners = layout(chance, places)
@@ -69,7 +69,7 @@ def test_both_layouts_are_met_by_the_rows_above(groups, updates):
 
 
 def test_rows_that_touch_under_one_slot_become_one_segment(groups, updates):
-    slots = Slots(groups, max_rank=64)
+    slots = Slots(groups, max_rank=64, backend=Reference())
     slot = slots.take(updates(("0.q",), 4))
     rows = [Row(n, n + 1, 1) for n in range(4)]
     [attachment] = attach(slots, rows, [None, slot, slot, slot])

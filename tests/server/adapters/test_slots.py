@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 import torch
 from rootstock_server.adapters.slots import BUCKETS, FIRST_SLOTS, Slot, Slots
-from rootstock_server.backends import reference
+from rootstock_server.backends.reference import Reference
 from rootstock_server.backends.step import Attachment, Segment
 from rootstock_server.errors import AdapterMismatch
 
@@ -25,7 +25,7 @@ def answers(slots: Slots, slot: Slot, groups: list, linears: dict) -> None:
     for group in groups:
         x = torch.randn(5, group.in_features, generator=generator)
         ys = [torch.zeros(5, out) for out in group.outs]
-        reference.delta(ys, x, group.number, attachment)
+        Reference().delta(ys, x, group.number, attachment)
         for path, y in zip(group.paths, ys, strict=True):
             one = linears.get(path)
             wanted = x @ one.down.T @ one.up.T if one else torch.zeros_like(y)
@@ -44,7 +44,7 @@ def fill_free_slots(slots: Slots, value: float) -> None:
 
 @pytest.mark.parametrize(("first", "second"), list(permutations(range(len(TENANTS)), 2)))
 def test_the_next_tenant_of_a_slot_finds_nothing_of_the_last(groups, updates, first, second):
-    slots = Slots(groups, max_rank=64)
+    slots = Slots(groups, max_rank=64, backend=Reference())
     before = slots.take(updates(*TENANTS[first], seed=1))
     slots.give_back(before)
     linears = updates(*TENANTS[second], seed=2)
@@ -55,7 +55,7 @@ def test_the_next_tenant_of_a_slot_finds_nothing_of_the_last(groups, updates, fi
 
 @pytest.mark.parametrize("tenant", range(len(TENANTS)))
 def test_not_a_number_in_a_free_slot_never_reaches_its_next_tenant(groups, updates, tenant):
-    slots = Slots(groups, max_rank=64)
+    slots = Slots(groups, max_rank=64, backend=Reference())
     slots.give_back(slots.take(updates(ALL, 16)))
     fill_free_slots(slots, float("nan"))
     linears = updates(*TENANTS[tenant], seed=3)
@@ -63,7 +63,7 @@ def test_not_a_number_in_a_free_slot_never_reaches_its_next_tenant(groups, updat
 
 
 def test_growing_keeps_every_tenant_where_it_is(groups, updates):
-    slots = Slots(groups, max_rank=64)
+    slots = Slots(groups, max_rank=64, backend=Reference())
     count = 4 * FIRST_SLOTS + 1
     tenants = [updates(*TENANTS[n % len(TENANTS)], seed=n) for n in range(count)]
     places = [slots.take(linears) for linears in tenants]
@@ -73,7 +73,7 @@ def test_growing_keeps_every_tenant_where_it_is(groups, updates):
 
 
 def test_a_wide_update_does_not_widen_the_narrow_ones(groups, updates):
-    slots = Slots(groups, max_rank=256)
+    slots = Slots(groups, max_rank=256, backend=Reference())
     ranks = (1, *BUCKETS, 9, 17)
     places = [slots.take(updates(("1.up",), rank)) for rank in ranks]
     assert [place.rank for place in places] == [BUCKETS[0], *BUCKETS, 16, 64]
@@ -84,7 +84,7 @@ def test_a_wide_update_does_not_widen_the_narrow_ones(groups, updates):
 
 
 def test_slot_bytes_are_what_the_arrays_hold_per_slot(groups, updates):
-    slots = Slots(groups, max_rank=64)
+    slots = Slots(groups, max_rank=64, backend=Reference())
     linears = updates(ALL, 4)
     arrays = slots.arrays(slots.take(linears))
     tensors = [*arrays.down.values(), *(up for ups in arrays.up.values() for up in ups)]
@@ -92,19 +92,19 @@ def test_slot_bytes_are_what_the_arrays_hold_per_slot(groups, updates):
 
 
 def test_a_rank_over_the_limit_is_a_mismatch(groups, updates):
-    slots = Slots(groups, max_rank=16)
+    slots = Slots(groups, max_rank=16, backend=Reference())
     with pytest.raises(AdapterMismatch, match="rank 17 is over this server's max_rank 16"):
         slots.take(updates(("0.q",), 17))
 
 
 def test_a_rank_over_every_bucket_is_a_mismatch_whatever_the_limit(groups, updates):
-    slots = Slots(groups, max_rank=1000)
+    slots = Slots(groups, max_rank=1000, backend=Reference())
     with pytest.raises(AdapterMismatch, match="max_rank 256"):
         slots.take(updates(("0.q",), BUCKETS[-1] + 1))
 
 
 def test_a_linear_that_the_base_lacks_is_a_mismatch_and_takes_no_slot(groups, updates):
-    slots = Slots(groups, max_rank=64)
+    slots = Slots(groups, max_rank=64, backend=Reference())
     linears = updates(("0.q",), 4)
     with pytest.raises(AdapterMismatch, match=r"no linear named 7\.q"):
         slots.take({"7.q": linears["0.q"]})

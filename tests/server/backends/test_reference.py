@@ -7,8 +7,9 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from rootstock_server.backends import reference
-from rootstock_server.backends.reference import BLOCK_TOKENS, KvCache
+from rootstock_server.backends import kv_cache
+from rootstock_server.backends.kv_cache import BLOCK_TOKENS, KvCache
+from rootstock_server.backends.reference import Reference
 from rootstock_server.backends.step import Row, Step
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
@@ -23,7 +24,7 @@ def test_linears_with_one_input_run_as_one(dtype, biased, rows):
         torch.randn(len(w), dtype=dtype) if i in biased else None for i, w in enumerate(weights)
     ]
     x = torch.randn(rows, 24, dtype=dtype)
-    found = reference.linear(reference.linear_prepare(weights, biases), x)
+    found = Reference().linear(Reference().linear_prepare(weights, biases), x)
     wanted = torch.cat([F.linear(x, w, b) for w, b in zip(weights, biases, strict=True)], dim=1)
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     assert torch.allclose(found.float(), wanted.float(), atol=tolerance, rtol=tolerance)
@@ -67,7 +68,7 @@ def test_packed_rows_attend_to_their_own_sequence_only(seed, window, softcap):
         blocks = tuple(free.pop() for _ in range(-(-length // BLOCK_TOKENS) + 1))
         if past:
             earlier = Step(None, None, (Row(0, past, past, blocks),), cache=cache)
-            index = reference._write_index(earlier, cache)
+            index = kv_cache.write_index(earlier, cache)
             cache.write(0, key[:, :past], value[:, :past], index)
         rows.append(Row(start, start + new, length, blocks))
         whole.append((key, value))
@@ -78,7 +79,7 @@ def test_packed_rows_attend_to_their_own_sequence_only(seed, window, softcap):
         torch.cat([pair[i][:, -row.tokens :] for pair, row in zip(whole, rows, strict=True)], 1)
         for i in (0, 1)
     ]
-    found = reference.attend(
+    found = Reference().attend(
         query, *new, layer=0, step=step, scaling=0.3, window=window, softcap=softcap
     )
     for row, (key, value) in zip(rows, whole, strict=True):
@@ -98,7 +99,7 @@ def test_packed_texts_attend_to_themselves_only(lengths, window):
         start += length
     q, k, v = torch.randn(3, HEADS, start, WIDTH)
     step = Step(None, None, tuple(rows))
-    found = reference.attend_bidirectional(q, k, v, step=step, scaling=0.3, window=window)
+    found = Reference().attend_bidirectional(q, k, v, step=step, scaling=0.3, window=window)
     for row in rows:
         own = slice(row.start, row.stop)
         scores = q[:, own] @ k[:, own].transpose(1, 2) * 0.3
@@ -118,7 +119,7 @@ def test_a_row_never_reads_another_rows_blocks_not_even_masked():
     rows = (Row(0, 1, 100, (0, 1, 2, 3)), Row(1, 2, 3, (5,)))
     step = Step(None, None, rows, 2, cache)
     q, k, v = torch.randn(HEADS, 2, WIDTH), *torch.randn(2, KV_HEADS, 2, WIDTH)
-    out = reference.attend(q, k, v, layer=0, step=step, scaling=1.0, window=None, softcap=None)
+    out = Reference().attend(q, k, v, layer=0, step=step, scaling=1.0, window=None, softcap=None)
     assert out[0].isnan().any()
     assert out[1].isfinite().all()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rootstock_adapters.base_card import ARCHITECTURES, Architecture, BaseCard
 from rootstock_adapters.errors import BaseError
-from rootstock_server.backends import reference
+from rootstock_server.backends.reference import Reference
 from rootstock_server.base import probe
 from rootstock_server.base.load import Base, load_model, prepare
 from safetensors.torch import load_file, save_file
@@ -117,14 +117,14 @@ def test_rows_that_read_their_neighbours_are_refused(
     card = make(tmp_path, model_type, CONFIGS[model_type])
     shrink_outputs(tmp_path, card, scale)
 
-    def leaking(query, key, value, **arguments):
-        out = right(query, key, value, **arguments)
+    def leaking(self, query, key, value, **arguments):
+        out = right(self, query, key, value, **arguments)
         return 0.9 * out + 0.1 * out.roll(1, dims=0)
 
     name = "attend" if card.task == "generate" else "attend_bidirectional"
-    right = getattr(reference, name)
+    right = getattr(Reference, name)
     assert probed(tmp_path, card, dtype)
-    monkeypatch.setattr(reference, name, leaking)
+    monkeypatch.setattr(Reference, name, leaking)
     with pytest.raises(BaseError, match="packed requests differ from single ones"):
         probed(tmp_path, card, dtype)
 

@@ -86,12 +86,12 @@ def test_a_mask_one_token_too_wide_is_caught(rig, monkeypatch):
 
 def test_an_update_added_twice_is_caught(rig, monkeypatch):
     one = rig("llama")
-    right = reference.delta
+    right = reference.Reference.delta
 
-    def twice(ys, x, group, attachment):
-        right(ys, x, group, attachment)
-        right(ys, x, group, attachment)
+    def twice(self, ys, x, group, attachment):
+        right(self, ys, x, group, attachment)
+        right(self, ys, x, group, attachment)
 
-    monkeypatch.setattr(reference, "delta", twice)
+    monkeypatch.setattr(reference.Reference, "delta", twice)
     with pytest.raises(AssertionError):
         run_and_check(one)

@@ -11,6 +11,7 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.op import Prepared, Readout
 from rootstock_server.adapters.residency import Residency
 from rootstock_server.adapters.slots import Slots
+from rootstock_server.backends.reference import Reference
 from rootstock_server.config import EngineLimits
 from rootstock_server.engine.kv_blocks import KvBlocks
 from rootstock_server.engine.request import Batch, Encode, Encoded, Generate, Sampled, Sampling
@@ -28,7 +29,7 @@ class Desk:
     """A scheduler over real blocks and real residency, whose base answers the same token."""
 
     def __init__(self, blocks: int | None, limits: EngineLimits) -> None:
-        self.residency = Residency(Slots([], 64), self._fetch, 1 << 20)
+        self.residency = Residency(Slots([], 64, Reference()), self._fetch, 1 << 20)
         self.blocks = KvBlocks(blocks) if blocks else None
         self.scheduler = Scheduler(limits, self.residency, self.blocks, frozenset({EOS}), CARD)
 
