@@ -7,43 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rootstock_adapters.architectures import ARCHITECTURES, Architecture, Task, position_offset
 from rootstock_adapters.errors import ArtifactError, BaseError
 from rootstock_adapters.file import parse_object, read_header
 
 Pooling = Literal["cls", "mean", "last"]
-Task = Literal["generate", "encode"]
 
-
-class Architecture(NamedTuple):
-    """What the file names alone do not say about a `model_type`."""
-
-    prefix: str  # module path of the backbone inside the task model, as PEFT writes it
-    task: Task
-    transposed: bool = False  # weights stored [in, out] (Hugging Face's Conv1D)
-    offset_positions: bool = False  # positions count from after the padding id, not from 0
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("model", "generate"),
-    "mistral": Architecture("model", "generate"),
-    "qwen2": Architecture("model", "generate"),
-    "qwen3": Architecture("model", "generate"),
-    "gemma2": Architecture("model", "generate"),
-    "gemma3_text": Architecture("model", "generate"),
-    "phi": Architecture("model", "generate"),
-    "gpt2": Architecture("transformer", "generate", transposed=True),
-    "gpt_neox": Architecture("gpt_neox", "generate"),
-    "bert": Architecture("bert", "encode"),
-    "roberta": Architecture("roberta", "encode", offset_positions=True),
-    "distilbert": Architecture("distilbert", "encode"),
-    "electra": Architecture("electra", "encode"),
-    "albert": Architecture("albert", "encode"),
-    "modernbert": Architecture("model", "encode"),
-}
 
 # Files that decide how a base behaves. A changed README does not make another base.
 FINGERPRINTED = (".json", ".safetensors", ".txt", ".model", ".jinja")
@@ -109,12 +82,6 @@ class BaseCard(BaseModel):
     def module_path(self, name: str) -> str:
         """`name` as seen from the backbone: `model.layers.0.mlp` → `layers.0.mlp`."""
         return name.removeprefix(self.prefix + ".")
-
-
-def position_offset(config: dict[str, Any]) -> int:
-    """The position of the first token; embeddings before it are never used."""
-    offset = ARCHITECTURES[config["model_type"]].offset_positions
-    return int(config.get("pad_token_id", 1)) + 1 if offset else 0
 
 
 def fingerprint(path: Path) -> str:

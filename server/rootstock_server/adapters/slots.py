@@ -6,14 +6,16 @@ A slot is a place, never an identity: who lives in it is residency's business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
-from rootstock_adapters.op import LowRank
 from torch import Tensor
 
 from rootstock_server.backends.backend import Backend, SlotArrays
 from rootstock_server.errors import AdapterMismatch
+
+if TYPE_CHECKING:
+    from rootstock_adapters.op import LowRank
 
 # A wide adapter must not widen the arrays of the narrow ones.
 BUCKETS = (8, 16, 64, 256)

@@ -6,12 +6,12 @@ Refuses to know how; `reference.py` is the truth that every other backend is tes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from rootstock_server.backends.kv_cache import KvCache
@@ -45,6 +45,12 @@ class Backend(Protocol):
 
     name: str
     device: torch.device
+
+    def adopt(self, backbone: nn.Module) -> None:
+        """Swap what this backend runs in fewer launches, once the linears are replaced."""
+
+    def run(self, step: Step, forward: Callable[[Step], Tensor]) -> Tensor:
+        """What `forward(step)` returns, [T, hidden]; it may be a recording of an earlier one."""
 
     def linear_prepare(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]

@@ -6,11 +6,11 @@ Refuses to know what a slot holds and who asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rootstock_server.backends.backend import LinearWeights
 from rootstock_server.backends.kv_cache import KvCache, gather_index, write_index
@@ -24,6 +24,12 @@ class Reference:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
+
+    def adopt(self, backbone: nn.Module) -> None:
+        """Nothing: plain torch runs the base's own modules."""
+
+    def run(self, step: Step, forward: Callable[[Step], Tensor]) -> Tensor:
+        return forward(step)
 
     def linear_prepare(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from rootstock_adapters.base_card import BaseCard, position_offset
+from rootstock_adapters.architectures import position_offset
 from rootstock_adapters.errors import BaseError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
@@ -20,6 +21,9 @@ from rootstock_server.backends.select import backend_for
 from rootstock_server.backends.step import Step, running
 from rootstock_server.base.attention import use_packed_attention
 from rootstock_server.base.linears import LinearGroup, OutputLinear, adapt
+
+if TYPE_CHECKING:  # an engine runs without pydantic where somebody else has read the card
+    from rootstock_adapters.base_card import BaseCard
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -44,10 +48,14 @@ class Base:
     def forward(self, step: Step) -> Tensor:
         """Last hidden states [T, hidden] of a packed step."""
         step.backend = self.backend
+        return self.backend.run(step, self._eager)
+
+    def _eager(self, step: Step) -> Tensor:
+        device = self.backend.device
         with running(step):
-            positions = step.positions + self.position_offset
+            positions = step.positions.to(device, non_blocking=True) + self.position_offset
             out = self.backbone(
-                input_ids=step.token_ids[None],
+                input_ids=step.token_ids.to(device, non_blocking=True)[None],
                 position_ids=positions[None],
                 **({"use_cache": False} if self.output else {}),
             )
@@ -93,7 +101,8 @@ def load_model(path: Path, card: BaseCard, dtype: str) -> PreTrainedModel:
     if report["missing_keys"]:  # transformers would make up random weights for them
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise BaseError(f"base {card.name}: {path} has no weights for {missing}")
-    return model.eval().requires_grad_(False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.eval().requires_grad_(False).to(device)
 
 
 def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
@@ -106,12 +115,14 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
     output = OutputLinear(model.get_output_embeddings(), backend) if generates else None
     heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1)
     use_packed_attention(model)
+    groups = adapt(backbone, backend)
+    backend.adopt(backbone)
     return Base(
         card=card,
         dtype=dtype,
         backend=backend,
         backbone=backbone,
-        groups=adapt(backbone, backend),
+        groups=groups,
         output=output,
         softcap=getattr(config, "final_logit_softcapping", None),
         position_offset=position_offset(config.to_dict()),

@@ -31,7 +31,7 @@ def random_prompts(vocab_size: int, context_length: int) -> list[list[int]]:
 @torch.inference_mode()
 def expected(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
     """Logits (or last hidden states) of each prompt alone, from the untouched model."""
-    outputs = [model(input_ids=torch.tensor([prompt])) for prompt in prompts]
+    outputs = [model(input_ids=torch.tensor([prompt], device=model.device)) for prompt in prompts]
     return [
         (out.logits if "logits" in out else out.last_hidden_state)[0].float() for out in outputs
     ]

@@ -32,7 +32,8 @@ def read_out(base: Base, hidden: Tensor, batch: Batch) -> list[Output]:
     for number, share in enumerate(batch.shares):
         start, stop = stop, stop + share.tokens
         if isinstance(share.request.command, Encode):
-            share.request.hidden.append(hidden[start:stop].float())
+            # Heads are small: they are read out where their weights are, in ordinary memory.
+            share.request.hidden.append(hidden[start:stop].float().cpu())
             if share.completes:
                 outputs[number] = _encoded(base, share.request)
         elif share.completes:

@@ -5,6 +5,8 @@ Refuses to know what is read out of the hidden states.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from rootstock_server.adapters.attach import attach
@@ -12,7 +14,9 @@ from rootstock_server.adapters.slots import Slot, Slots
 from rootstock_server.backends.kv_cache import KvCache
 from rootstock_server.backends.step import Row, Step, pack
 from rootstock_server.base.load import Base
-from rootstock_server.engine.request import Batch, Request, Share
+
+if TYPE_CHECKING:
+    from rootstock_server.engine.request import Batch, Request, Share
 
 
 class Runner:
