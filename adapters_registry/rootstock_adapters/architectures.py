@@ -29,6 +29,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi": Architecture("model", "generate"),
     "gpt2": Architecture("transformer", "generate", transposed=True),
     "gpt_neox": Architecture("gpt_neox", "generate"),
+    "opt": Architecture("model", "generate"),
     "bert": Architecture("bert", "encode"),
     "roberta": Architecture("roberta", "encode", offset_positions=True),
     "distilbert": Architecture("distilbert", "encode"),

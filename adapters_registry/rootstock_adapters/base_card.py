@@ -17,9 +17,10 @@ from rootstock_adapters.file import parse_object, read_header
 
 Pooling = Literal["cls", "mean", "last"]
 
-
 # Files that decide how a base behaves. A changed README does not make another base.
 FINGERPRINTED = (".json", ".safetensors", ".txt", ".model", ".jinja")
+# OPT's small models narrow what comes out; the first that is there is the size of hidden states.
+_OUTPUT_SIZES = ("word_embed_proj_dim", "hidden_size", "n_embd", "dim")
 NOT_LINEAR = ("embed", "wte", "wpe", "shared", "lm_head", "pooler", "cls.", "score", "classifier")
 
 
@@ -65,7 +66,7 @@ class BaseCard(BaseModel):
             fingerprint=fingerprint(path),
             model_type=config["model_type"],
             task=known.task,
-            hidden_size=_first(config, "hidden_size", "n_embd", "dim"),
+            hidden_size=_first(config, *_OUTPUT_SIZES),
             layers=_first(config, "num_hidden_layers", "n_layer", "n_layers"),
             vocab_size=_first(config, "vocab_size"),
             context_length=_first(config, "max_position_embeddings", "n_positions")
@@ -111,6 +112,11 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise BaseError(f"{file}: model_type {model_type!r} is not served here (known: {known})")
+    if config.get("quantization_config"):
+        raise BaseError(
+            f"{file} has a quantization_config: adapters and the parity probe need the weights as "
+            "they were trained; serve the model that this one was quantized from"
+        )
     return config
 
 
@@ -123,9 +129,7 @@ def _first(config: dict[str, Any], *names: str) -> int:
 
 def _linears(path: Path, known: Architecture) -> dict[str, tuple[int, int]]:
     linears: dict[str, tuple[int, int]] = {}
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise BaseError(f"{path} has no .safetensors file (pickled weights are not read)")
+    files = _weight_files(path)
     shapes = {n: header.shape for file in files for n, header in read_header(file).items()}
     prefix = known.prefix + "."
     # A task model's own layers stand beside its backbone; a bare backbone has no such prefix.
@@ -137,6 +141,26 @@ def _linears(path: Path, known: Architecture) -> dict[str, tuple[int, int]]:
             rows, columns = shape
             linears[module] = (columns, rows) if known.transposed else (rows, columns)
     return linears
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that transformers reads, and not the same weights again in another's format.
+
+    Mistral's folders hold a `consolidated.safetensors` besides, with names of its own.
+    """
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise BaseError(
+            f"{path} has neither {whole.name} nor {index.name} (pickled weights are not read)"
+        )
+    placed = parse_object(index.read_bytes()).get("weight_map")
+    names = set(placed.values()) if isinstance(placed, dict) else set()
+    # A name is a name in this folder: a path in it would lead elsewhere.
+    if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
+        raise BaseError(f"{index}: weight_map must name the folder's .safetensors files")
+    return [path / name for name in sorted(names)]
 
 
 def _pooling(path: Path, task: Task) -> tuple[Pooling, bool]:

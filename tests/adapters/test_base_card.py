@@ -119,6 +119,7 @@ def test_fingerprint_changes_with_a_single_weight_bit(bert: Path) -> None:
         ({"model_type": "falcon"}, "'falcon' is not served here"),
         ({"model_type": ["bert"]}, "is not served here"),
         ({"auto_map": {"AutoModel": "code.Model"}}, "bring their own code"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"hidden_size": "wide"}, "hidden_size"),
         ({"vocab_size": None}, "vocab_size"),
     ],
@@ -139,6 +140,17 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
 def test_pickled_weights_alone_are_refused(bert: Path) -> None:
     (bert / "model.safetensors").rename(bert / "pytorch_model.bin")
     with pytest.raises(BaseError, match="pickled weights are not read"):
+        BaseCard.read(bert, "tiny")
+
+
+@pytest.mark.parametrize(
+    "placed", [None, {}, {"a": "../../elsewhere.safetensors"}, {"a": 1}, {"a": ".."}]
+)
+def test_an_index_that_leads_out_of_the_folder_is_refused(bert: Path, placed: object) -> None:
+    (bert / "model.safetensors").unlink()
+    index = bert / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": placed}))
+    with pytest.raises(BaseError, match=r"weight_map|cannot be read"):
         BaseCard.read(bert, "tiny")
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # an engine runs without pydantic where somebody else has rea
     from rootstock_adapters.base_card import BaseCard
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BATCH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
 
 @dataclass
@@ -88,7 +89,7 @@ def load_model(path: Path, card: BaseCard, dtype: str) -> PreTrainedModel:
         "attn_implementation": "eager", "output_loading_info": True,
         "use_safetensors": True, "trust_remote_code": False, "local_files_only": True,
     }  # fmt: skip
-    if card.task == "encode" and card.model_type not in ("distilbert", "electra", "modernbert"):
+    if card.model_type in ("bert", "roberta", "albert"):  # the others make no pooler
         options["add_pooling_layer"] = False
     family = AutoModelForCausalLM if card.task == "generate" else AutoModel
     try:
@@ -106,8 +107,12 @@ def load_model(path: Path, card: BaseCard, dtype: str) -> PreTrainedModel:
 
 
 def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
-    """Make `model` packed and adaptable, in place."""
+    """Make `model` packed and adaptable, in place.
+
+    Raises BaseError where one request could change the answer of another.
+    """
     config = model.config
+    _refuse_shared_positions(model, card)
     generates = card.task == "generate"
     backbone = getattr(model, model.base_model_prefix) if generates else model
     dtype = model.dtype
@@ -130,6 +135,19 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or card.hidden_size // heads,
     )
+
+
+def _refuse_shared_positions(model: PreTrainedModel, card: BaseCard) -> None:
+    """These rotary embeddings choose their frequencies by the longest row of the batch."""
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        for kind in kinds.values() if isinstance(kinds, dict) else [kinds]:
+            if kind in BATCH_DEPENDENT_ROPE:
+                raise BaseError(
+                    f"base {card.name}: its rope_type {kind!r} scales a request by the length of "
+                    "its neighbours, so it is not served; use a model with linear, yarn or llama3 "
+                    "scaling"
+                )
 
 
 def resolve_dtype(path: Path, dtype: str) -> torch.dtype:

@@ -10,51 +10,23 @@ import torch
 from rootstock_adapters.base_card import ARCHITECTURES, Architecture, BaseCard
 from rootstock_adapters.errors import BaseError
 from rootstock_server.backends.reference import Reference
+from rootstock_server.backends.step import Row, Step
 from rootstock_server.base import probe
 from rootstock_server.base.load import Base, load_model, prepare
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-SMALL = {
-    "vocab_size": 120, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "max_position_embeddings": 128, "initializer_range": 0.2,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-GROUPED = {**SMALL, "num_key_value_heads": 2}
-# Windows of 8 tokens and one layer of each sort: the probe's prompts are longer than that.
-LAYERS = ["sliding_attention", "full_attention"]
-CONFIGS = {
-    "llama": GROUPED,
-    "mistral": GROUPED | {"sliding_window": 8},
-    "qwen2": GROUPED | {"use_sliding_window": True, "sliding_window": 8, "layer_types": LAYERS},
-    "qwen3": GROUPED | {"head_dim": 16},
-    "gemma2": GROUPED | {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
-    "gemma3_text": GROUPED
-    | {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16, "layer_types": LAYERS},
-    "phi": GROUPED | {"num_key_value_heads": 4},
-    "gpt2": {
-        "vocab_size": 120, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128,
-        "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2,
-    },
-    "gpt_neox": SMALL,
-    "bert": SMALL,
-    "roberta": SMALL | {"pad_token_id": 1},
-    "distilbert": {
-        "vocab_size": 120, "dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4,
-        "max_position_embeddings": 128, "initializer_range": 0.2,
-    },
-    "electra": SMALL | {"embedding_size": 32},
-    "albert": SMALL | {"embedding_size": 32},
-    "modernbert": SMALL | {"local_attention": 16, "layer_types": LAYERS[::-1]},
-}  # fmt: skip
+# Two layers each. Windows are 8 tokens, with one layer of each sort: prompts are longer than that.
+CONFIGS = json.loads((Path(__file__).parents[1] / "tiny_bases.json").read_text())
+SMALL = CONFIGS["bert"]
 
 IGNORANT = {
-    "falcon": SMALL | {"max_position_embeddings": 128},
-    "gptj": {
-        "vocab_size": 120, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128,
-        "rotary_dim": 8, "initializer_range": 0.2,
-    },
-}  # fmt: skip
+    "falcon": ("transformer", "generate", SMALL),
+    "gptj": ("transformer", "generate", CONFIGS["gpt2"] | {"rotary_dim": 8}),
+    "bloom": ("transformer", "generate", SMALL | {"n_layer": 2, "n_head": 4, "n_positions": 128}),
+    "mpnet": ("mpnet", "encode", SMALL),
+    "deberta-v2": ("deberta", "encode", SMALL | {"relative_attention": True}),
+}
 
 
 def make(folder: Path, model_type: str, config: dict[str, object]) -> BaseCard:
@@ -140,13 +112,14 @@ def shrink_outputs(folder: Path, card: BaseCard, scale: float) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("model_type", ["falcon", "gptj"])
+@pytest.mark.parametrize("model_type", IGNORANT)
 def test_an_architecture_that_ignores_our_attention_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str
 ) -> None:
     """They take the setting and go on with their own attention: packed rows would mix."""
-    monkeypatch.setitem(ARCHITECTURES, model_type, Architecture("transformer", "generate"))
-    card = make(tmp_path, model_type, IGNORANT[model_type])
+    prefix, task, config = IGNORANT[model_type]
+    monkeypatch.setitem(ARCHITECTURES, model_type, Architecture(prefix, task))
+    card = make(tmp_path, model_type, config)
     with pytest.raises(BaseError, match="not served"):
         probed(tmp_path, card)
 
@@ -197,6 +170,77 @@ def test_a_folder_that_cannot_be_loaded_is_refused_in_words(tmp_path: Path, faul
         card = BaseCard.read(tmp_path, "broken")
         load_model(tmp_path, card, "auto")
     assert str(tmp_path) in str(caught.value) or "broken" in str(caught.value)
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_neighbours_are_refused(
+    tmp_path: Path, rope_type: str
+) -> None:
+    scaling = {"rope_type": rope_type, "factor": 2.0, "rope_theta": 1e4}
+    if rope_type == "longrope":
+        scaling |= {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+        scaling |= {"original_max_position_embeddings": 64}
+    card = make(tmp_path, "llama", CONFIGS["llama"] | {"rope_parameters": scaling})
+    with pytest.raises(BaseError, match=f"rope_type '{rope_type}'"):
+        probed(tmp_path, card)
+
+
+# What folders on the Hugging Face hub hold besides the plain case.
+VARIANTS = {
+    "linear rope scaling": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "llama 3's rope scaling": (
+        "llama",
+        {
+            "rope_scaling": {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+            }
+        },
+    ),
+    "yarn": ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+    "tied embeddings": ("llama", {"tie_word_embeddings": True}),
+    "a window that is switched off": ("qwen2", {"use_sliding_window": False}),
+    "no window": ("mistral", {"sliding_window": None}),
+    "biases on attention": ("llama", {"attention_bias": True}),
+    "GPT-2 scaled by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "GPT-NeoX in sequence": ("gpt_neox", {"use_parallel_residual": False}),
+    "OPT with narrow embeddings": (
+        "opt", {"word_embed_proj_dim": 32, "do_layer_norm_before": False}
+    ),
+    "Gemma 3's pattern of windows": (
+        "gemma3_text", {"layer_types": None, "sliding_window_pattern": 2}
+    ),
+    "phi with normed queries": ("phi", {"qk_layernorm": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_the_known_architectures_pass_the_probe(tmp_path: Path, variant: str) -> None:
+    model_type, changes = VARIANTS[variant]
+    card = make(tmp_path, model_type, CONFIGS[model_type] | changes)
+    base, error = probed(tmp_path, card)
+    assert error < probe.TOLERANCE[torch.float32] / 5
+    ids = torch.zeros(1, dtype=torch.long)
+    hidden = base.forward(Step(ids, ids, (Row(0, 1, 1, (0,)),), cache=base.new_cache(1)))
+    assert hidden.shape == (1, card.hidden_size)
+
+
+def test_shards_are_read_by_their_index_and_other_formats_beside_them_are_not(
+    tmp_path: Path,
+) -> None:
+    """Mistral's folders hold the same weights a second time, under names of Mistral's own."""
+    make(tmp_path, "mistral", CONFIGS["mistral"])
+    whole = BaseCard.read(tmp_path, "whole").linears
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    save_file(
+        {"layers.0.attention.wq.weight": torch.ones(64, 64)}, tmp_path / "consolidated.safetensors"
+    )
+    card = BaseCard.read(tmp_path, "shards")
+    assert card.linears == whole
+    assert probed(tmp_path, card)
 
 
 def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The oracle is Hugging Face's own model with PEFT's own adapter, one sequence at 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.base_card import ARCHITECTURES, BaseCard
 from rootstock_adapters.head.op import logits as head_logits
 from rootstock_adapters.head.op import pool
 from rootstock_adapters.head.spec import HeadSpec
@@ -32,6 +33,9 @@ from rootstock_server.engine.request import (
 )
 from safetensors.torch import save
 from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
     BertConfig,
     BertModel,
     DistilBertConfig,
@@ -85,6 +89,27 @@ TARGETS = {
                    ["lin2"]),
 }  # fmt: skip
 TARGETS["gemma2"] = TARGETS["llama"]
+POOLED = ("bert", "roberta", "albert")  # models that make a pooler unless they are told not to
+
+
+def new_model(model_type: str) -> PreTrainedModel:
+    """A tiny random base of any architecture that is served."""
+    if model_type in MODELS:
+        return MODELS[model_type]()
+    tiny = json.loads((Path(__file__).parents[1] / "tiny_bases.json").read_text())[model_type]
+    config = AutoConfig.for_model(model_type, **tiny)
+    if ARCHITECTURES[model_type].task == "generate":
+        return AutoModelForCausalLM.from_config(config)
+    pooler = {"add_pooling_layer": False} if model_type in POOLED else {}
+    return AutoModel.from_config(config, **pooler)
+
+
+def targets(card: BaseCard) -> tuple[list[str], list[str], list[str]]:
+    """Three sets of linears: two sorts of them, all, and the sort that comes last."""
+    if card.model_type in TARGETS:
+        return TARGETS[card.model_type]
+    names = list(dict.fromkeys(path.rpartition(".")[2] for path in sorted(card.linears)))
+    return names[:2], names, names[-1:]
 
 
 @dataclass
@@ -103,8 +128,8 @@ class Rig:
     _ids: Iterator[int] = field(default_factory=count)
 
     def load_plain(self) -> PreTrainedModel:
-        """The untouched model; without BERT's pooler, which no adapter of ours may name."""
-        pooler = {"add_pooling_layer": False} if self.card.model_type == "bert" else {}
+        """The untouched model; without a pooler, which no adapter of ours may name."""
+        pooler = {"add_pooling_layer": False} if self.card.model_type in POOLED else {}
         return self.model_class.from_pretrained(
             self.base_path, attn_implementation="eager", **pooler
         )
@@ -233,7 +258,7 @@ def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         torch.manual_seed(0)
         torch.set_num_threads(1)
         path = tmp_path / model_type
-        model = MODELS[model_type]()
+        model = new_model(model_type)
         for parameter in model.parameters():
             if parameter.dim() == 1:  # norms and biases start as ones and zeros, which hide bugs
                 parameter.data += 0.1 * torch.randn_like(parameter)
@@ -244,7 +269,7 @@ def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         engine_limits = EngineLimits(**({"kv_cache_mib": 4} | limits))
         engine = Engine(base, registry.blobs, engine_limits)
         new = Rig(engine, registry, card, path, type(model))
-        narrow, wide, odd = TARGETS[model_type]
+        narrow, wide, odd = targets(card)
         new.add_lora(tmp_path / "narrow", narrow, rank=12, seed=1, lora_alpha=8)
         new.add_lora(tmp_path / "wide", wide, rank=16, seed=2, lora_alpha=16)
         new.add_lora(tmp_path / "odd", odd, rank=6, seed=3, lora_alpha=12, use_rslora=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from rootstock_adapters.base_card import ARCHITECTURES
 
 DECODERS = ["llama", "gemma2", "gpt2"]
-ENCODERS = ["bert", "distilbert"]
 
 
 def mixed_commands(rig, rows: int) -> list:
@@ -27,7 +27,7 @@ def mixed_commands(rig, rows: int) -> list:
     return commands
 
 
-@pytest.mark.parametrize("model_type", DECODERS + ENCODERS)
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
 def test_every_row_of_a_mixed_batch_equals_its_model_alone(rig, model_type):
     one = rig(model_type, max_batch_tokens=48)
     commands = mixed_commands(one, rows=24)
