@@ -133,7 +133,7 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
         position_offset=position_offset(config.to_dict()),
         eos_ids=_eos_ids(model),
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or card.hidden_size // heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
     )
 
 

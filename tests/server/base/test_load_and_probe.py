@@ -199,7 +199,7 @@ VARIANTS = {
     ),
     "yarn": ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
     "tied embeddings": ("llama", {"tie_word_embeddings": True}),
-    "a window that is switched off": ("qwen2", {"use_sliding_window": False}),
+    "a window that is switched off": ("qwen2", {"use_sliding_window": False, "layer_types": None}),
     "no window": ("mistral", {"sliding_window": None}),
     "biases on attention": ("llama", {"attention_bias": True}),
     "GPT-2 scaled by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
