@@ -28,7 +28,8 @@ class BaseCard(BaseModel):
     """A base's identity and the sizes that decide which adapters fit it.
 
     `linears` maps a module path inside the backbone (`layers.0.self_attn.q_proj`) to
-    `(out_features, in_features)`; `pooling` and `normalize` say how its embedding is made.
+    `(out_features, in_features)`, `parameters` the name of every tensor to its shape as it is
+    stored; `pooling` and `normalize` say how its embedding is made.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class BaseCard(BaseModel):
     pooling: Pooling
     normalize: bool
     linears: dict[str, tuple[int, int]]
+    parameters: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def read(cls, path: Path, name: str) -> BaseCard:
@@ -61,6 +63,7 @@ class BaseCard(BaseModel):
         config = _config(path)
         known = ARCHITECTURES[config["model_type"]]
         pooling, normalize = _pooling(path, known.task)
+        shapes = _shapes(path)
         return cls(
             name=name,
             fingerprint=fingerprint(path),
@@ -73,7 +76,8 @@ class BaseCard(BaseModel):
             - position_offset(config),
             pooling=pooling,
             normalize=normalize,
-            linears=_linears(path, known),
+            linears=_linears(shapes, known),
+            parameters={n.removeprefix(known.prefix + "."): s for n, s in shapes.items()},
         )
 
     @property
@@ -127,10 +131,13 @@ def _first(config: dict[str, Any], *names: str) -> int:
     raise BaseError(f"config.json has no whole number as {' or '.join(names)}")
 
 
-def _linears(path: Path, known: Architecture) -> dict[str, tuple[int, int]]:
-    linears: dict[str, tuple[int, int]] = {}
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     files = _weight_files(path)
-    shapes = {n: header.shape for file in files for n, header in read_header(file).items()}
+    return {n: header.shape for file in files for n, header in read_header(file).items()}
+
+
+def _linears(shapes: dict[str, tuple[int, ...]], known: Architecture) -> dict[str, tuple[int, int]]:
+    linears: dict[str, tuple[int, int]] = {}
     prefix = known.prefix + "."
     # A task model's own layers stand beside its backbone; a bare backbone has no such prefix.
     start = prefix if any(name.startswith(prefix) for name in shapes) else ""

@@ -5,13 +5,17 @@ A kind's `op.prepare(spec, tensors)` returns a `Prepared`; the engine knows only
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from rootstock_adapters.base_card import Pooling
-from rootstock_adapters.spec import PartSpec
+if TYPE_CHECKING:  # an engine computes without pydantic where somebody else has read the specs
+    from rootstock_adapters.base_card import Pooling
+    from rootstock_adapters.spec import PartSpec
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,35 @@ class LowRank:
 
     down: Tensor  # [R, in] fp32
     up: Tensor  # [out, R] fp32, scaling folded in
+
+
+class Place(Protocol):
+    """A module of the frozen base that changes attach to, as it is without any of them."""
+
+    bias: Tensor | None
+    norms: Tensor  # [out] L2 norm of each row of the weight; linears only
+
+    def product(self, x: Tensor) -> Tensor:
+        """`W x` without the bias: [t, in] → [t, out]; linears only."""
+
+    def shifted(self, differences: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        """The module with `differences` added to its parameters; modules that are no linears."""
+
+
+class Change(ABC):
+    """What a version does to the outputs of one module, for its own rows only."""
+
+    nbytes: int = 0
+    # Whether other versions may act on the same rows; a rescaling of all that is there cannot.
+    combinable: bool = True
+
+    def bind(self, place: Place) -> Change:
+        """This change with all that it needs of `place` computed, off the engine's thread."""
+        return self
+
+    @abstractmethod
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        """The output that replaces `y` [t, …] of the module, whose input was `x` [t, …]."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +68,14 @@ class Readout:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything one version changes: updates by module path, and what it reads out."""
+    """Everything one version changes, by module path as seen from the backbone.
+
+    `linears` run for all rows of a step together, ahead of `changes`, which run row by row and in
+    the order of the parts.
+    """
 
     linears: dict[str, LowRank] = field(default_factory=dict)
+    changes: dict[str, tuple[Change, ...]] = field(default_factory=dict)
     readout: Readout | None = None
 
     def merge(self, other: Prepared) -> Prepared:
@@ -45,14 +83,33 @@ class Prepared:
         shared = self.linears.keys() & other.linears.keys()
         if shared or (self.readout and other.readout):
             raise ValueError(f"two parts change the same place: {sorted(shared) or 'the readout'}")
-        return Prepared(self.linears | other.linears, self.readout or other.readout)
+        paths = self.changes.keys() | other.changes.keys()
+        return Prepared(
+            self.linears | other.linears,
+            {p: self.changes.get(p, ()) + other.changes.get(p, ()) for p in sorted(paths)},
+            self.readout or other.readout,
+        )
+
+    def bind(self, place: Callable[[str], Place]) -> Prepared:
+        """The same with every change bound to its place in a base."""
+        bound = {
+            path: tuple(change.bind(place(path)) for change in changes)
+            for path, changes in self.changes.items()
+        }
+        return replace(self, changes=bound)
+
+    @property
+    def combinable(self) -> bool:
+        """Whether this version may act on the same rows as others, and at another scale than 1."""
+        return all(change.combinable for changes in self.changes.values() for change in changes)
 
     @property
     def nbytes(self) -> int:
-        tensors = [t for pair in self.linears.values() for t in (pair.down, pair.up)]
-        if self.readout:
-            tensors += [self.readout.weight, self.readout.bias]
-        return sum(tensor.nbytes for tensor in tensors)
+        """Bytes of everything but `linears`, which live in slots."""
+        total = sum(change.nbytes for changes in self.changes.values() for change in changes)
+        return total + (
+            self.readout.weight.nbytes + self.readout.bias.nbytes if self.readout else 0
+        )
 
 
 def prepare(spec: PartSpec, tensors: dict[str, Tensor]) -> Prepared:

@@ -1,35 +1,71 @@
-"""Which tokens of a step run under which slots, laid out for the backend.
+"""Which tokens of a step run under which versions, laid out for the backend and the base.
 
-Refuses to know versions and kinds: it sees rows and slots.
+Refuses to know kinds: a version has a slot of low-rank updates, changes by module, or both.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
+from torch import Tensor
 
+from rootstock_server.adapters.residency import Applied
 from rootstock_server.adapters.slots import Slot, Slots
-from rootstock_server.backends.step import Attachment, Row, Segment, SlotGrid
+from rootstock_server.backends.step import Attachment, Placed, Row, Segment, SlotGrid
 
 # A grid pays while it is mostly full: beyond this share of padding the loop does less work.
 GRID_WASTE = 3
 
 
 def attach(
-    slots: Slots, rows: Sequence[Row], row_slots: Sequence[Slot | None]
+    slots: Slots, rows: Sequence[Row], applied: Sequence[Sequence[Applied]]
 ) -> tuple[Attachment, ...]:
-    """One attachment per rank bucket in use. `row_slots[i]` is row i's slot, None for the base."""
-    placed = [(slot, row) for slot, row in zip(row_slots, rows, strict=True) if slot is not None]
+    """One attachment per rank bucket in use, and again for every further version of a row.
+
+    `applied[i]` are the versions on row i; none for the base.
+    """
     attachments = []
-    for rank in sorted({slot.rank for slot, _ in placed}):
-        members = [(slot, row) for slot, row in placed if slot.rank == rank]
-        segments = tuple(_segments(members))
-        arrays = slots.arrays(members[0][0])
-        attachments.append(Attachment(arrays, segments, _grid(segments)))
+    for turn in range(max(map(len, applied), default=0)):
+        placed = [
+            (versions[turn][0].slot, versions[turn][1], row)
+            for versions, row in zip(applied, rows, strict=True)
+            if len(versions) > turn and versions[turn][0].slot is not None
+        ]
+        for rank in sorted({slot.rank for slot, _, _ in placed if slot}):
+            members = [(slot, scale, row) for slot, scale, row in placed if slot.rank == rank]
+            segments = tuple(_segments((slot, row) for slot, _, row in members))
+            scales = _scales([(scale, row) for _, scale, row in members], rows[-1].stop)
+            arrays = slots.arrays(members[0][0])
+            attachments.append(Attachment(arrays, segments, _grid(segments), scales))
     return tuple(attachments)
+
+
+def changes(
+    rows: Sequence[Row], applied: Sequence[Sequence[Applied]]
+) -> dict[str, tuple[Placed, ...]]:
+    """By module path: what is done to which of the step's tokens, in the order it is done."""
+    placed: dict[str, list[Placed]] = defaultdict(list)
+    pairs = zip(applied, rows, strict=True)
+    for versions, run in groupby(pairs, key=lambda pair: pair[0]):
+        members = [row for _, row in run]
+        for version, scale in versions:
+            for path, steps in version.prepared.changes.items():
+                placed[path] += [
+                    Placed(members[0].start, members[-1].stop, change, scale) for change in steps
+                ]
+    return {path: tuple(each) for path, each in placed.items()}
+
+
+def _scales(members: Sequence[tuple[float, Row]], tokens: int) -> Tensor | None:
+    if all(scale == 1 for scale, _ in members):
+        return None
+    scales = torch.ones(tokens)
+    for scale, row in members:
+        scales[row.start : row.stop] = scale
+    return scales
 
 
 def _segments(members: Iterable[tuple[Slot, Row]]) -> list[Segment]:

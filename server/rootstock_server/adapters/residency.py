@@ -11,9 +11,9 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rootstock_adapters.op import Prepared, Readout
+from rootstock_adapters.op import Prepared
 
 from rootstock_server.adapters.slots import Slot, Slots
 from rootstock_server.errors import AdapterMismatch, CorruptAdapter, RootstockError
@@ -21,15 +21,18 @@ from rootstock_server.errors import AdapterMismatch, CorruptAdapter, RootstockEr
 LOADERS = 2
 
 
-@dataclass
+@dataclass(eq=False)
 class ResidentVersion:
     """A version in place. `leases` counts the requests that refer to it."""
 
     digest: str
-    slot: Slot | None  # None where the version changes no linear
-    readout: Readout | None
+    slot: Slot | None  # None where the version has no low-rank updates
+    prepared: Prepared  # all else that it does; the low-rank updates live in the slot
     nbytes: int
     leases: int = 0
+
+
+Applied = tuple[ResidentVersion, float]  # a version on a request's rows, and its scale
 
 
 class Residency:
@@ -53,6 +56,11 @@ class Residency:
     def available(self, digest: str) -> bool:
         """Whether `digest` is resident and may be leased."""
         return digest in self._resident and digest not in self._leaving
+
+    def combinable(self, digest: str) -> bool:
+        """False where `digest` is known to bear no other version on the same rows."""
+        version = self._resident.get(digest)
+        return version is None or version.prepared.combinable
 
     def lease(self, digest: str) -> ResidentVersion:
         """Pin a resident version: it stays where it is until the lease is released."""
@@ -115,7 +123,7 @@ class Residency:
     def _place(self, digest: str, prepared: Prepared, older: Set[str], *, alone: bool) -> bool:
         """Whether `digest` has found its place. `alone`: no older request will make room for it."""
         linears = prepared.linears
-        nbytes = self._slots.slot_bytes(linears) if linears else prepared.nbytes
+        nbytes = prepared.nbytes + (self._slots.slot_bytes(linears) if linears else 0)
         kept = sum(version.nbytes for version in self if version.digest in older)
         if nbytes > self._limit or (alone and nbytes + kept > self._limit):
             raise AdapterMismatch(
@@ -126,7 +134,8 @@ class Residency:
         if nbytes + kept > self._limit or not self._make_room(nbytes, older):
             return False
         slot = self._slots.take(linears) if linears else None
-        self._resident[digest] = ResidentVersion(digest, slot, prepared.readout, nbytes)
+        rest = replace(prepared, linears={})
+        self._resident[digest] = ResidentVersion(digest, slot, rest, nbytes)
         return True
 
     def _make_room(self, nbytes: int, older: Set[str]) -> bool:

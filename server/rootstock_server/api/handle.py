@@ -262,4 +262,6 @@ class Handle:
 
 
 def _pass(target: Target, ids: list[int]) -> Encode:
-    return Encode(id=uuid.uuid4().hex, prompt_ids=ids, version=target.weights, heads=[], embed=True)
+    return Encode(
+        id=uuid.uuid4().hex, prompt_ids=ids, adapters=target.adapters, heads=[], embed=True
+    )

@@ -18,7 +18,7 @@ from rootstock_wire.openai import ChatBody, CompletionBody
 from rootstock_server.api.stream import Row
 from rootstock_server.base.tokenizer import ChatTemplateError, Tokenizer
 from rootstock_server.engine.client import EngineClient
-from rootstock_server.engine.request import Generate, Sampling
+from rootstock_server.engine.request import Adapter, Generate, Sampling
 from rootstock_server.errors import AdapterMismatch, BadRequest
 
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
@@ -57,6 +57,10 @@ class Target:
     def weights(self) -> str | None:
         """The digest of the version that changes the pass; None for the base's own pass."""
         return self.version.digest if self.version and self._kinds - {"head"} else None
+
+    @property
+    def adapters(self) -> list[Adapter]:
+        return [Adapter(self.weights)] if self.weights else []
 
     @property
     def has_head(self) -> bool:
@@ -129,7 +133,7 @@ def rows(target: Target, body: CompletionBody | ChatBody, ids: list[list[int]]) 
         command = Generate(
             id=uuid.uuid4().hex,
             prompt_ids=prompt_ids,
-            version=target.weights,
+            adapters=target.adapters,
             sampling=_sampling(target.base.card, body, prompt_ids, index),
         )
         made.append(Row(index, command, body.stops))

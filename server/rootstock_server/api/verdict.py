@@ -19,7 +19,7 @@ from rootstock_server.errors import AdapterMismatch, ServerFault
 def head_pass(group: Sequence[Target], ids: list[int]) -> Encode:
     """One pass over a text, read out by the heads of all targets that share it."""
     heads = list(dict.fromkeys(target.digest for target in group))
-    return Encode(id=uuid.uuid4().hex, prompt_ids=ids, version=group[0].weights, heads=heads)
+    return Encode(id=uuid.uuid4().hex, prompt_ids=ids, adapters=group[0].adapters, heads=heads)
 
 
 def check_heads(targets: Sequence[Target]) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from rootstock_adapters.op import Change
+
     from rootstock_server.backends.backend import Backend, SlotArrays
     from rootstock_server.backends.kv_cache import KvCache
 
@@ -62,6 +64,22 @@ class Attachment:
     scales: Tensor | None = None  # [T] fp32, each token's factor on its update; None: all 1
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A change of one module's output for tokens `start:stop`, weighed by `scale`."""
+
+    start: int
+    stop: int
+    change: Change
+    scale: float
+
+    def apply(self, x: Tensor, y: Tensor) -> None:
+        """Rewrite this change's tokens of the output `y` [T, …] for the input `x` [T, …]."""
+        before = y[self.start : self.stop]
+        after = self.change.after(x[self.start : self.stop], before)
+        y[self.start : self.stop] = after if self.scale == 1 else before.lerp(after, self.scale)
+
+
 @dataclass
 class Step:
     """Everything that attention and the linears need to know about the running forward pass."""
@@ -72,6 +90,7 @@ class Step:
     decode_rows: int = 0
     cache: KvCache | None = None
     attachments: tuple[Attachment, ...] = ()
+    changes: dict[str, tuple[Placed, ...]] = field(default_factory=dict)  # by module path
     backend: Backend | None = None  # the base's, set when the step runs
     scratch: dict[object, Tensor] = field(default_factory=dict)  # masks and indices, per step
 

@@ -5,7 +5,7 @@ Linears that read the same input (q, k, v; gate, up) run as one product. Refuses
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,26 +34,56 @@ class LinearGroup:
         self.paths = paths  # module path of each member, seen from the backbone
         self.outs = [len(weight) for weight in weights]
         self.in_features = weights[0].shape[1]
-        self._backend = backend
-        self.weights = backend.linear_prepare(weights, [linear.bias for linear in linears])
+        self.biases: list[Tensor | None] = [linear.bias for linear in linears]
+        self.norms = [_row_norms(weight) for weight in weights]
+        self._backend, self._dtype = backend, weights[0].dtype
+        self._weights = backend.linear_prepare(weights, self.biases)
         self._last: tuple[Tensor, list[Tensor]] | None = None
 
     def member(self, number: int, x: Tensor) -> Tensor:
         """Output of one member. The siblings' outputs for the same tensor are kept for them."""
         if self._last is None or self._last[0] is not x:
-            self._last = (x, self._run(x))
+            self._last = (x, self.run(x))
         output = self._last[1][number]
         if number == len(self.outs) - 1:
             self._last = None  # do not keep activations alive after the last sibling
         return output
 
-    def _run(self, x: Tensor) -> list[Tensor]:
+    def run(self, x: Tensor) -> list[Tensor]:
+        """Every member's output, with what the running step attaches to it."""
+        step = current()
         flat = x.reshape(-1, self.in_features)
-        y = self._backend.linear(self.weights, flat)
-        ys = list(y.split(self.outs, dim=-1))
-        for attachment in current().attachments:
+        ys = self._split(flat)
+        for attachment in step.attachments:
             self._backend.delta(ys, flat, self.number, attachment)
+        if step.changes:
+            for path, y in zip(self.paths, ys, strict=True):
+                for placed in step.changes.get(path, ()):
+                    placed.apply(flat, y)
         return [out.view(*x.shape[:-1], -1) for out in ys]
+
+    @torch.inference_mode()
+    def product(self, number: int, x: Tensor) -> Tensor:
+        """`x` [t, in] times one member's frozen weight, without its bias."""
+        y, bias = self._split(x.to(self._dtype))[number], self.biases[number]
+        return y if bias is None else y - bias
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        return list(self._backend.linear(self._weights, flat).split(self.outs, dim=-1))
+
+
+class LinearPlace:
+    """One linear as changes see it (a `Place`)."""
+
+    def __init__(self, group: LinearGroup, number: int) -> None:
+        self._group, self._number = group, number
+        self.bias, self.norms = group.biases[number], group.norms[number]
+
+    def product(self, x: Tensor) -> Tensor:
+        return self._group.product(self._number, x)
+
+    def shifted(self, differences: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        raise TypeError("a linear's weight is packed: add the product of the difference instead")
 
 
 class AdaptedLinear(nn.Module):
@@ -99,14 +129,6 @@ def _weight(linear: nn.Module) -> Tensor:
     return weight.T if isinstance(linear, Conv1D) else weight
 
 
-class OutputLinear:
-    """The output embedding, packed like every other linear; adapters do not act on it."""
-
-    def __init__(self, linear: nn.Module, backend: Backend) -> None:
-        self._backend = backend
-        self._weights = backend.linear_prepare([linear.weight], [linear.bias])
-
-    @torch.inference_mode()
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """`hidden` [S, hidden] → logits [S, vocabulary] in fp32."""
-        return self._backend.linear(self._weights, hidden).float()
+def _row_norms(weight: Tensor) -> Tensor:
+    """[out] fp32; the weight itself is packed out of sight."""
+    return torch.linalg.vector_norm(weight.detach(), dim=1, dtype=torch.float32)

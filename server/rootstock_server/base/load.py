@@ -6,12 +6,14 @@ Refuses to know adapters; it only leaves the places where they attach.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rootstock_adapters.architectures import position_offset
 from rootstock_adapters.errors import BaseError
+from rootstock_adapters.op import Place
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
@@ -20,7 +22,9 @@ from rootstock_server.backends.kv_cache import KvCache
 from rootstock_server.backends.select import backend_for
 from rootstock_server.backends.step import Step, running
 from rootstock_server.base.attention import use_packed_attention
-from rootstock_server.base.linears import LinearGroup, OutputLinear, adapt
+from rootstock_server.base.linears import LinearGroup, LinearPlace, adapt
+from rootstock_server.base.modules import Hooks, ModulePlace
+from rootstock_server.errors import AdapterMismatch
 
 if TYPE_CHECKING:  # an engine runs without pydantic where somebody else has read the card
     from rootstock_adapters.base_card import BaseCard
@@ -38,17 +42,20 @@ class Base:
     backend: Backend
     backbone: nn.Module
     groups: list[LinearGroup]
-    output: OutputLinear | None  # None for encoders
+    output: LinearGroup | None  # the last of the groups; None for encoders
     softcap: float | None  # of the final logits (Gemma 2)
     position_offset: int
     eos_ids: frozenset[int]
     kv_heads: int
     head_dim: int
+    hooks: Hooks
 
     @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:
         """Last hidden states [T, hidden] of a packed step."""
         step.backend = self.backend
+        if step.changes:
+            self.hooks.cover(step.changes.keys() - self._linears.keys())
         return self.backend.run(step, self._eager)
 
     def _eager(self, step: Step) -> Tensor:
@@ -63,12 +70,32 @@ class Base:
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits [S, vocabulary] fp32 of hidden states [S, hidden]."""
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor, step: Step | None = None) -> Tensor:
+        """Next-token logits [S, vocabulary] fp32 of hidden states [S, hidden].
+
+        `step` says what is attached to the output linear, row i of it being `hidden[i]`.
+        """
         if self.output is None:
             raise RuntimeError("an encoder has no next-token logits")
-        logits = self.output(hidden)
+        nothing = torch.empty(0, dtype=torch.long)
+        with running(step or Step(nothing, nothing, ())):
+            logits = self.output.run(hidden)[0].float()
         return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
+    def place(self, path: str) -> Place:
+        """Where changes of the module `path` attach. Raises AdapterMismatch where there is none."""
+        if path in self._linears:
+            return LinearPlace(*self._linears[path])
+        try:
+            module = self.backbone.get_submodule(path)
+        except AttributeError:
+            raise AdapterMismatch(f"this base has no module named {path}") from None
+        return ModulePlace(module)
+
+    @cached_property
+    def _linears(self) -> dict[str, tuple[LinearGroup, int]]:
+        return {path: (g, m) for g in self.groups for m, path in enumerate(g.paths)}
 
     def new_cache(self, mebibytes: int) -> KvCache | None:
         """A cache of at most `mebibytes` MiB; None for encoders, which keep nothing."""
@@ -117,11 +144,16 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
     backbone = getattr(model, model.base_model_prefix) if generates else model
     dtype = model.dtype
     backend = backend_for(model.device)
-    output = OutputLinear(model.get_output_embeddings(), backend) if generates else None
     heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1)
     use_packed_attention(model)
     groups = adapt(backbone, backend)
     backend.adopt(backbone)
+    output = None
+    if generates:
+        linear = model.get_output_embeddings()
+        path = next(name for name, module in model.named_modules() if module is linear)
+        output = LinearGroup(backend, len(groups), [path], [linear])
+        groups.append(output)
     return Base(
         card=card,
         dtype=dtype,
@@ -134,6 +166,7 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
         eos_ids=_eos_ids(model),
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        hooks=Hooks(backbone),
     )
 
 

@@ -40,7 +40,7 @@ class Engine:
 
     def __init__(self, base: Base, blobs: BlobStore, limits: EngineLimits) -> None:
         def load(digest: str) -> Prepared:
-            return fetch(blobs, base.card, digest)
+            return fetch(blobs, base.card, digest).bind(base.place)
 
         self.base = base
         self._cache = base.new_cache(limits.kv_cache_mib)
@@ -88,7 +88,7 @@ class Engine:
         """Outputs of the batch. Whatever goes wrong ends these requests, never the engine."""
         try:
             hidden = self._runner.forward(batch)
-            outputs = read_out(self.base, hidden, batch)
+            outputs = read_out(self.base, self._runner, hidden, batch)
         except Exception:
             log.exception("a step failed; its requests are answered with an error")
             outputs = [Fault("ServerFault", "the step failed; see the server's log")] * len(

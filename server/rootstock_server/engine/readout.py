@@ -20,11 +20,12 @@ from rootstock_server.engine.request import (
     Output,
     Request,
 )
+from rootstock_server.engine.runner import Runner
 from rootstock_server.engine.sampler import sample
 
 
 @torch.inference_mode()
-def read_out(base: Base, hidden: Tensor, batch: Batch) -> list[Output]:
+def read_out(base: Base, runner: Runner, hidden: Tensor, batch: Batch) -> list[Output]:
     """One output per share of `batch`; `hidden` [T, D] in the order of its shares."""
     outputs: list[Output] = [None] * len(batch.shares)
     generating: list[tuple[int, int]] = []  # (share, its last token)
@@ -39,8 +40,8 @@ def read_out(base: Base, hidden: Tensor, batch: Batch) -> list[Output]:
         elif share.completes:
             generating.append((number, stop - 1))
     if generating:
-        logits = base.logits(hidden[[last for _, last in generating]])
         requests = [batch.shares[number].request for number, _ in generating]
+        logits = runner.logits(hidden[[last for _, last in generating]], requests)
         sampled = sample(logits, requests, base.eos_ids)
         for (number, _), output in zip(generating, sampled, strict=True):
             outputs[number] = output
@@ -56,7 +57,7 @@ def _encoded(base: Base, request: Request) -> Encoded | Fault:
         return Fault("ServerFault", "numerical_error: hidden states are not finite")
     answers = []
     for digest in command.heads:
-        head = request.leases[digest].readout
+        head = request.leases[digest].prepared.readout
         if head is None:
             return Fault("AdapterMismatch", f"version {digest} has no head to classify with")
         pooled = head_op.pool(hidden, mask, head.pooling, head.normalize)

@@ -15,7 +15,7 @@ import msgspec
 if TYPE_CHECKING:  # the front end reads these nouns without torch
     import torch
 
-    from rootstock_server.adapters.residency import ResidentVersion
+    from rootstock_server.adapters.residency import Applied, ResidentVersion
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,26 +31,33 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None  # None: none. k: the chosen token's and the k best
 
 
+class Adapter(msgspec.Struct, frozen=True):
+    """A version that acts on a request's rows, by its digest; `scale` multiplies what it does."""
+
+    version: str
+    scale: float = 1.0
+
+
 class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True):
-    """Continue `prompt_ids` with the base as changed by `version` (None: the base alone)."""
+    """Continue `prompt_ids` with the base as changed by `adapters` (none: the base alone)."""
 
     id: str
     prompt_ids: list[int]
-    version: str | None
     sampling: Sampling
+    adapters: list[Adapter] = []
 
 
 class Encode(msgspec.Struct, frozen=True, tag="encode", kw_only=True):
     """One pass over one text: its embedding, and the logits of any number of heads.
 
-    `version` is the version whose weights change the pass (None: the base alone); `heads` are the
-    digests of versions whose `head` part is read out from that pass.
+    `adapters` change the pass (none: the base alone); `heads` are the digests of versions whose
+    `head` part is read out from that pass.
     """
 
     id: str
     prompt_ids: list[int]
-    version: str | None
     heads: list[str]
+    adapters: list[Adapter] = []
     embed: bool = False
 
 
@@ -163,8 +170,12 @@ class Request:
     def versions(self) -> frozenset[str]:
         """Digests of every version this request needs resident."""
         heads = self.command.heads if isinstance(self.command, Encode) else []
-        version = self.command.version
-        return frozenset(heads if version is None else [*heads, version])
+        return frozenset([*heads, *(adapter.version for adapter in self.command.adapters)])
+
+    @property
+    def applied(self) -> tuple[Applied, ...]:
+        """What acts on this request's rows, in order; once admitted."""
+        return tuple((self.leases[a.version], a.scale) for a in self.command.adapters)
 
 
 @dataclass(frozen=True)

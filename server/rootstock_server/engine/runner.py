@@ -1,16 +1,18 @@
-"""One packed forward pass: shares become rows, rows get their slots, the base runs once.
+"""One packed forward pass: shares become rows, rows get their versions, the base runs once.
 
 Refuses to know what is read out of the hidden states.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from rootstock_server.adapters.attach import attach
-from rootstock_server.adapters.slots import Slot, Slots
+from rootstock_server.adapters.attach import attach, changes
+from rootstock_server.adapters.slots import Slots
 from rootstock_server.backends.kv_cache import KvCache
 from rootstock_server.backends.step import Row, Step, pack
 from rootstock_server.base.load import Base
@@ -32,22 +34,33 @@ class Runner:
             request, stop = share.request, start + share.tokens
             rows.append(Row(start, stop, request.computed + share.tokens, request.blocks))
             start = stop
+        applied = [share.request.applied for share in batch.shares]
         step = Step(
             ids,
             positions,
             tuple(rows),
             decode_rows=batch.decode_rows,
             cache=self._cache,
-            attachments=attach(self._slots, rows, [_slot(share.request) for share in batch.shares]),
+            attachments=attach(self._slots, rows, applied),
+            changes=changes(rows, applied),
         )
         return self._base.forward(step)
+
+    def logits(self, hidden: Tensor, requests: Sequence[Request]) -> Tensor:
+        """Next-token logits [S, vocabulary] fp32; row i of `hidden` [S, D] is `requests[i]`'s."""
+        rows = [Row(i, i + 1, 1) for i in range(len(requests))]
+        applied = [request.applied for request in requests]
+        nothing = torch.empty(0, dtype=torch.long)
+        step = Step(
+            nothing,
+            nothing,
+            tuple(rows),
+            attachments=attach(self._slots, rows, applied),
+            changes=changes(rows, applied),
+        )
+        return self._base.logits(hidden, step)
 
 
 def _next_tokens(share: Share) -> list[int]:
     first = share.request.computed
     return share.request.tokens[first : first + share.tokens]
-
-
-def _slot(request: Request) -> Slot | None:
-    version = request.command.version
-    return request.leases[version].slot if version is not None else None

@@ -81,10 +81,11 @@ class Scheduler:
         return ()
 
     def drop_unloadable(self, failed: dict[str, RootstockError]) -> list[Event]:
-        """Fail the waiting requests whose versions cannot be loaded."""
+        """Fail the waiting requests whose versions cannot be loaded, or not be combined."""
         events: list[Event] = []
         for request in list(self.waiting):
             error = next((failed[d] for d in request.versions if d in failed), None)
+            error = error or self._misfit(request)
             if error is not None:
                 self.waiting.remove(request)
                 events.append(
@@ -145,6 +146,17 @@ class Scheduler:
     def _resident(self, request: Request) -> bool:
         return all(self._residency.available(digest) for digest in request.versions)
 
+    def _misfit(self, request: Request) -> RootstockError | None:
+        adapters = request.command.adapters
+        if len(adapters) > 1 or any(adapter.scale != 1 for adapter in adapters):
+            for digest in request.versions:
+                if not self._residency.combinable(digest):
+                    return BadRequest(
+                        f"version {digest} rescales what others do: use it alone, at scale 1",
+                        param="adapters",
+                    )
+        return None
+
     def _admit(self, request: Request) -> bool:
         if self._blocks is not None:
             blocks = self._blocks.take(self._most_tokens(request))
@@ -183,8 +195,9 @@ class Scheduler:
             self._residency.release(digest)
 
 
-def _by_slot(share: Share) -> tuple[int, int]:
-    """Rows under one slot side by side: they become one segment, and slots in order a grid."""
-    version = share.request.command.version
-    slot = share.request.leases[version].slot if version is not None else None
-    return (slot.rank, slot.number) if slot else (0, 0)
+def _by_slot(share: Share) -> tuple[int, int, list[str]]:
+    """Rows under one version side by side: they become one segment, and slots in order a grid."""
+    applied = share.request.applied
+    slot = applied[0][0].slot if applied else None
+    digests = [version.digest for version, _ in applied]
+    return (slot.rank, slot.number, digests) if slot else (0, 0, digests)

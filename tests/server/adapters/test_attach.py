@@ -6,10 +6,16 @@ import random
 
 import pytest
 import torch
+from rootstock_adapters.op import Prepared
 from rootstock_server.adapters.attach import attach
+from rootstock_server.adapters.residency import ResidentVersion
 from rootstock_server.adapters.slots import Slots
 from rootstock_server.backends.reference import Reference
 from rootstock_server.backends.step import Row
+
+
+def applied(slot) -> list:
+    return [(ResidentVersion("version", slot, Prepared(), 0), 1.0)] if slot else []
 
 
 def layout(chance: random.Random, slots: list) -> tuple[list[Row], list]:
@@ -39,7 +45,7 @@ def test_every_row_gets_its_own_slots_update(groups, updates, seed):
         )
     }
     rows, owners = layout(chance, list(tenants))
-    attachments = attach(slots, rows, owners)
+    attachments = attach(slots, rows, [applied(owner) for owner in owners])
     for group in groups:
         x = torch.randn(rows[-1].stop, group.in_features)
         ys = [torch.zeros(len(x), out) for out in group.outs]
@@ -62,7 +68,7 @@ def test_both_layouts_are_met_by_the_rows_above(groups, updates):
         places = [slots.take(updates(("0.q",), rank)) for rank in (4, 16, 1, 30, 64, 8, 16, 20)]
         chance.seed(seed)
         rows, owners = layout(chance, places)
-        for attachment in attach(slots, rows, owners):
+        for attachment in attach(slots, rows, [applied(owner) for owner in owners]):
             grid = attachment.grid
             met.add("loop" if grid is None else "whole" if grid.cells is None else "cells")
     assert met == {"loop", "whole", "cells"}
@@ -72,6 +78,6 @@ def test_rows_that_touch_under_one_slot_become_one_segment(groups, updates):
     slots = Slots(groups, max_rank=64, backend=Reference())
     slot = slots.take(updates(("0.q",), 4))
     rows = [Row(n, n + 1, 1) for n in range(4)]
-    [attachment] = attach(slots, rows, [None, slot, slot, slot])
+    [attachment] = attach(slots, rows, [[], *[applied(slot)] * 3])
     assert [(s.start, s.stop) for s in attachment.segments] == [(1, 4)]
-    assert attach(slots, rows, [None] * 4) == ()
+    assert attach(slots, rows, [[]] * 4) == ()

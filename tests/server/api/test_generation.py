@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import httpx
+from rootstock_server.engine.request import Adapter
 from rootstock_server.errors import CorruptAdapter, Overloaded
 
 
@@ -27,7 +28,7 @@ async def test_a_completion_names_the_base_that_made_it(house) -> None:
         "index": 0, "text": "hello world", "finish_reason": "length", "logprobs": None,
     }  # fmt: skip
     assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 11, "total_tokens": 13}
-    assert house.decoder.generated[0].version is None
+    assert house.decoder.generated[0].adapters == []
 
 
 async def test_an_adapter_is_resolved_once_and_named_by_its_digest(house) -> None:
@@ -37,7 +38,7 @@ async def test_an_adapter_is_resolved_once_and_named_by_its_digest(house) -> Non
         assert response.json()["model"] == name
         assert response.json()["system_fingerprint"] == digest
         assert response.headers["x-rootstock-adapter"] == digest
-        assert house.decoder.generated[-1].version == digest
+        assert house.decoder.generated[-1].adapters == [Adapter(digest)]
 
 
 async def test_a_stream_says_the_same_as_the_whole_answer(house) -> None:

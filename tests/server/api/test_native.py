@@ -9,6 +9,7 @@ import struct
 from collections import Counter
 
 from prometheus_client.parser import text_string_to_metric_families
+from rootstock_server.engine.request import Adapter
 from rootstock_server.errors import Overloaded
 
 
@@ -31,8 +32,11 @@ async def test_heads_of_one_base_share_a_pass_and_are_answered_by_name(house) ->
     assert math.isclose(results[0]["probs"]["bad"], 1 - good)
     assert answer["usage"]["prompt_tokens"] == 8
     # Two passes for each text: the base's own for `mood`, and that of `kind`, which changes it.
-    passes = Counter((each.version, tuple(each.heads)) for each in house.encoder.encoded)
-    assert passes == {(None, (mood,)): 2, (kind, (kind,)): 2}
+    passes = Counter(
+        (tuple(a.version for a in each.adapters), tuple(each.heads))
+        for each in house.encoder.encoded
+    )
+    assert passes == {((), (mood,)): 2, ((kind,), (kind,)): 2}
 
 
 async def test_leaving_a_classification_cancels_its_passes(house) -> None:
@@ -69,7 +73,7 @@ async def test_an_adapter_embeds_with_its_own_pass(house) -> None:
     response = await house.post("/v1/embeddings", {"model": "a", "input": [1, 2]})
     digest = house.digest("a")
     assert response.headers["x-rootstock-adapter"] == digest
-    assert house.decoder.encoded[0].version == digest
+    assert house.decoder.encoded[0].adapters == [Adapter(digest)]
     assert house.decoder.encoded[0].prompt_ids == [1, 2]
 
 

@@ -23,6 +23,7 @@ from rootstock_server.config import EngineLimits
 from rootstock_server.engine import worker
 from rootstock_server.engine.engine import Engine
 from rootstock_server.engine.request import (
+    Adapter,
     Encode,
     Encoded,
     Event,
@@ -112,6 +113,16 @@ def targets(card: BaseCard) -> tuple[list[str], list[str], list[str]]:
     return names[:2], names, names[-1:]
 
 
+def applied(version: str | None) -> list[Adapter]:
+    return [Adapter(version)] if version else []
+
+
+def only(command: Generate | Encode) -> str | None:
+    """The one version that acts on this request; None for the base."""
+    assert len(command.adapters) <= 1
+    return command.adapters[0].version if command.adapters else None
+
+
 @dataclass
 class Rig:
     """One base, several published versions, and what each of them must answer."""
@@ -149,12 +160,14 @@ class Rig:
     def generate(self, prompt: list[int], version: str | None, **sampling: object) -> Generate:
         options = {"max_tokens": 8, "temperature": 0.0, "logprobs": VOCAB, "ignore_eos": True}
         return Generate(
-            id=self.new_id(), prompt_ids=prompt, version=version,
+            id=self.new_id(), prompt_ids=prompt, adapters=applied(version),
             sampling=Sampling(**(options | sampling)),
         )  # fmt: skip
 
     def encode(self, prompt: list[int], version: str | None, heads: list[str]) -> Encode:
-        return Encode(id=self.new_id(), prompt_ids=prompt, version=version, heads=heads, embed=True)
+        return Encode(
+            id=self.new_id(), prompt_ids=prompt, adapters=applied(version), heads=heads, embed=True
+        )
 
     def run(self, commands: Sequence[Generate | Encode]) -> dict[str, list[Event]]:
         """Submit everything at once and step until all are answered; events by request id."""
@@ -186,7 +199,7 @@ class Rig:
     def _check_tokens(self, command: Generate, events: list[Event]) -> None:
         generated = [event.token_id for event in events]
         ids = torch.tensor([command.prompt_ids + generated])
-        logits = self.reference(command.version)(input_ids=ids).logits[0].float()
+        logits = self.reference(only(command))(input_ids=ids).logits[0].float()
         wanted = torch.log_softmax(logits[len(command.prompt_ids) - 1 : -1], dim=-1)
         found = torch.full_like(wanted, float("nan"))
         for position, event in enumerate(events):
@@ -200,10 +213,11 @@ class Rig:
 
     @torch.inference_mode()
     def _check_encoded(self, command: Encode, answer: Encoded) -> None:
-        model = self.reference(command.version)
+        version = only(command)
+        model = self.reference(version)
         ids = torch.tensor([command.prompt_ids])
         backbone = getattr(model, "base_model", model) if self.card.task == "generate" else model
-        if self.card.task == "generate" and command.version is not None:
+        if self.card.task == "generate" and version is not None:
             backbone = getattr(model.base_model.model, model.base_model.model.base_model_prefix)
         hidden = backbone(input_ids=ids).last_hidden_state
         mask = torch.ones_like(ids)

@@ -78,7 +78,7 @@ async def engine(folder: Path, head: tuple[Path, str]) -> AsyncIterator[EngineCl
 
 def generation(name: str, max_tokens: int = NEW) -> Generate:
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
-    return Generate(id=name, prompt_ids=[20, 30, 40], version=None, sampling=sampling)
+    return Generate(id=name, prompt_ids=[20, 30, 40], sampling=sampling)
 
 
 async def tokens(engine: EngineClient, request: Generate) -> list[int]:
@@ -110,7 +110,7 @@ async def test_it_generates_and_encodes_as_the_base_does(engine, folder, head) -
     assert engine.alive and engine.started.dtype == "float32"
     both = await asyncio.gather(*(tokens(engine, generation(name)) for name in "ab"))
     assert both == [reference(folder)] * 2
-    encode = Encode(id="c", prompt_ids=[20, 30], version=None, heads=[head[1]], embed=True)
+    encode = Encode(id="c", prompt_ids=[20, 30], heads=[head[1]], embed=True)
     encoded = await engine.encode(encode)
     assert [answer.labels for answer in encoded.heads] == [["bad", "good"]]
     assert len(encoded.embedding) == 32
@@ -121,7 +121,7 @@ async def test_it_generates_and_encodes_as_the_base_does(engine, folder, head) -
 async def test_refusals_are_raised_as_what_they_are(engine) -> None:
     with pytest.raises(BadRequest, match="context of 4096"):
         await tokens(engine, generation("long", CONTEXT))
-    unknown = Encode(id="u", prompt_ids=[20], version=None, heads=["sha256:" + "0" * 64])
+    unknown = Encode(id="u", prompt_ids=[20], heads=["sha256:" + "0" * 64])
     with pytest.raises(CorruptAdapter):
         await engine.encode(unknown)
     assert await tokens(engine, generation("after"))
@@ -243,7 +243,7 @@ async def main(folder, home):
     engine = EngineClient(folder, card, home, "float32", EngineLimits(threads=1))
     await engine.start()
     sampling = Sampling(max_tokens=4000, temperature=0.0, ignore_eos=True)
-    request = Generate(id="a", prompt_ids=[20], version=None, sampling=sampling)
+    request = Generate(id="a", prompt_ids=[20], sampling=sampling)
     stream = engine.generate(request)
     await anext(stream)
     print(engine._supervisor._process.pid, flush=True)

@@ -81,7 +81,7 @@ def test_a_cold_version_is_answered_though_hot_ones_never_pause(rig, tmp_path):
 
     def keep_busy():
         for digest in hot:
-            ours = [c for c in ends.values() if c.version == digest]
+            ours = [c for c in ends.values() if [a.version for a in c.adapters] == [digest]]
             if len(ours) < 2:
                 command = one.generate([40, 50], digest, max_tokens=3 + len(ours))
                 ends[command.id] = command

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rootstock_server.adapters.slots import Slots
 from rootstock_server.backends import reference
@@ -27,13 +29,15 @@ def test_the_unmutated_engine_passes(rig):
 
 def test_a_wrong_slot_is_caught(rig, monkeypatch):
     one = rig("llama")
-    right = runner._slot
+    right = runner.attach
 
-    def wrong(request):
-        slot = right(request)
-        return slot and slot._replace(number=slot.number ^ 1)
+    def moved(version):
+        return replace(version, slot=version.slot._replace(number=version.slot.number ^ 1))
 
-    monkeypatch.setattr(runner, "_slot", wrong)
+    def wrong(slots, rows, applied):
+        return right(slots, rows, [[(moved(v), scale) for v, scale in each] for each in applied])
+
+    monkeypatch.setattr(runner, "attach", wrong)
     with pytest.raises(AssertionError):
         run_and_check(one)
 

@@ -15,9 +15,7 @@ DRAWS = 4000
 def row(seed: int | None = 0, **sampling: object) -> Request:
     """A request that has generated nothing yet."""
     options: dict[str, object] = {"max_tokens": 9, "temperature": 1.0} | sampling
-    command = Generate(
-        id="a", prompt_ids=[1], version=None, sampling=Sampling(seed=seed, **options)
-    )
+    command = Generate(id="a", prompt_ids=[1], sampling=Sampling(seed=seed, **options))
     request = Request(command, [1])
     if command.sampling.temperature > 0:
         request.generator = torch.Generator().manual_seed(seed or 0)

@@ -43,7 +43,7 @@ class Desk:
         self.scheduler.add(command)
 
     def encode(self, name: str, tokens: int) -> None:
-        self.scheduler.add(Encode(id=name, prompt_ids=[5] * tokens, version=None, heads=[]))
+        self.scheduler.add(Encode(id=name, prompt_ids=[5] * tokens, heads=[]))
 
     def batch(self) -> Batch:
         self.residency.settle([request.versions for request in self.scheduler.waiting])
