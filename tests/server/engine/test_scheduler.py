@@ -14,7 +14,15 @@ from rootstock_server.adapters.slots import Slots
 from rootstock_server.backends.reference import Reference
 from rootstock_server.config import EngineLimits
 from rootstock_server.engine.kv_blocks import KvBlocks
-from rootstock_server.engine.request import Batch, Encode, Encoded, Generate, Sampled, Sampling
+from rootstock_server.engine.request import (
+    Adapter,
+    Batch,
+    Encode,
+    Encoded,
+    Generate,
+    Sampled,
+    Sampling,
+)
 from rootstock_server.engine.scheduler import Scheduler
 from rootstock_server.errors import BadRequest, Overloaded
 
@@ -39,7 +47,8 @@ class Desk:
 
     def add(self, name: str, tokens: int = 4, version: str | None = None, **more: object) -> None:
         sampling = Sampling(**({"max_tokens": 4, "temperature": 0.0} | more))
-        command = Generate(id=name, prompt_ids=[5] * tokens, version=version, sampling=sampling)
+        adapters = [Adapter(version)] if version else []
+        command = Generate(id=name, prompt_ids=[5] * tokens, adapters=adapters, sampling=sampling)
         self.scheduler.add(command)
 
     def encode(self, name: str, tokens: int) -> None:
