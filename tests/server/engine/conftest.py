@@ -114,7 +114,7 @@ def targets(card: BaseCard) -> tuple[list[str], list[str], list[str]]:
 
 
 def applied(version: str | None) -> list[Adapter]:
-    return [Adapter(version)] if version else []
+    return [] if version is None else [Adapter(version)]
 
 
 def only(command: Generate | Encode) -> str | None:

@@ -276,7 +276,7 @@ async def test_the_engine_leaves_when_its_front_end_is_gone(folder, tmp_path) ->
         front.kill()
         front.wait(5)
         front.stdout.close()
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 10
     while not gone(pid):
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
