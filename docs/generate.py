@@ -207,7 +207,11 @@ def hyperparameters() -> str:
 def architectures() -> str:
     """The `model_type`s that can be served, by what they do."""
     rows = []
-    for task, word in (("generate", "decoders"), ("encode", "encoders")):
+    for task, word in (
+        ("generate", "decoders"),
+        ("encode", "encoders"),
+        ("text2text", "encoder-decoders"),
+    ):
         names = [f"`{name}`" for name, known in ARCHITECTURES.items() if known.task == task]
         rows.append((word, ", ".join(names)))
     return _table(("bases", "`model_type` in `config.json`"), rows)

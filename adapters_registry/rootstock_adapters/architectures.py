@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-Task = Literal["generate", "encode"]
+# What a base does: continue a text, read one, or read one and write another. The last is the
+# name of Hugging Face's pipeline for it.
+Task = Literal["generate", "encode", "text2text"]
 
 
 class Architecture(NamedTuple):
@@ -17,6 +19,7 @@ class Architecture(NamedTuple):
     task: Task
     transposed: bool = False  # weights stored [in, out] (Hugging Face's Conv1D)
     offset_positions: bool = False  # positions count from after the padding id, not from 0
+    translates: bool = False  # between languages, each of which is a token of its tokenizer
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -36,6 +39,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "electra": Architecture("electra", "encode"),
     "albert": Architecture("albert", "encode"),
     "modernbert": Architecture("model", "encode"),
+    "m2m_100": Architecture("model", "text2text", translates=True),
+    "t5": Architecture("", "text2text"),
 }
 
 

@@ -20,8 +20,17 @@ Pooling = Literal["cls", "mean", "last"]
 # Files that decide how a base behaves. A changed README does not make another base.
 FINGERPRINTED = (".json", ".safetensors", ".txt", ".model", ".jinja")
 # OPT's small models narrow what comes out; the first that is there is the size of hidden states.
-_OUTPUT_SIZES = ("word_embed_proj_dim", "hidden_size", "n_embd", "dim")
-NOT_LINEAR = ("embed", "wte", "wpe", "shared", "lm_head", "pooler", "cls.", "score", "classifier")
+_OUTPUT_SIZES = ("word_embed_proj_dim", "hidden_size", "n_embd", "dim", "d_model")
+# Of an encoder-decoder: the decoder's, which are what a cache holds.
+_LAYERS = (
+    "decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers",
+    "num_layers",
+)  # fmt: skip
+NOT_LINEAR = (
+    "embed", "wte", "wpe", "shared", "lm_head", "pooler", "cls.", "score", "classifier",
+    "relative_attention_bias",
+)  # fmt: skip
+T5_CONTEXT = 512  # T5 has no limit of its own; this is the length that it was trained at
 
 
 class BaseCard(BaseModel):
@@ -30,6 +39,7 @@ class BaseCard(BaseModel):
     `linears` maps a module path inside the backbone (`layers.0.self_attn.q_proj`) to
     `(out_features, in_features)`, `parameters` the name of every tensor to its shape as it is
     stored; `pooling` and `normalize` say how its embedding is made.
+    An encoder-decoder reads and writes up to `context_length` each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +56,7 @@ class BaseCard(BaseModel):
     normalize: bool
     linears: dict[str, tuple[int, int]]
     parameters: dict[str, tuple[int, ...]] = {}
+    decoder_start: tuple[int, ...] = ()  # of text2text: what the decoder begins with
 
     @classmethod
     def read(cls, path: Path, name: str) -> BaseCard:
@@ -70,15 +81,20 @@ class BaseCard(BaseModel):
             model_type=config["model_type"],
             task=known.task,
             hidden_size=_first(config, *_OUTPUT_SIZES),
-            layers=_first(config, "num_hidden_layers", "n_layer", "n_layers"),
+            layers=_first(config, *_LAYERS),
             vocab_size=_first(config, "vocab_size"),
-            context_length=_first(config, "max_position_embeddings", "n_positions")
-            - position_offset(config),
+            context_length=_context_length(config),
             pooling=pooling,
             normalize=normalize,
             linears=_linears(shapes, known),
             parameters={n.removeprefix(known.prefix + "."): s for n, s in shapes.items()},
+            decoder_start=_decoder_start(path, config) if known.task == "text2text" else (),
         )
+
+    @property
+    def translates(self) -> bool:
+        """Whether a request says which language it is in and which it wants."""
+        return ARCHITECTURES[self.model_type].translates
 
     @property
     def prefix(self) -> str:
@@ -150,6 +166,23 @@ def _linears(shapes: dict[str, tuple[int, ...]], known: Architecture) -> dict[st
     return linears
 
 
+def _context_length(config: dict[str, Any]) -> int:
+    if config["model_type"] == "t5" and type(config.get("n_positions")) is not int:
+        return T5_CONTEXT
+    return _first(config, "max_position_embeddings", "n_positions") - position_offset(config)
+
+
+def _decoder_start(path: Path, config: dict[str, Any]) -> tuple[int, ...]:
+    """What Hugging Face's `generate` begins with: the start token, then a forced first one."""
+    file = path / "generation_config.json"
+    settings = config | (parse_object(file.read_bytes()) if file.is_file() else {})
+    start = settings.get("decoder_start_token_id")
+    if type(start) is not int:
+        raise BaseError(f"{path / 'config.json'} has no whole number as decoder_start_token_id")
+    forced = settings.get("forced_bos_token_id")
+    return (start, forced) if type(forced) is int else (start,)
+
+
 def _weight_files(path: Path) -> list[Path]:
     """The files that transformers reads, and not the same weights again in another's format.
 
@@ -174,7 +207,7 @@ def _pooling(path: Path, task: Task) -> tuple[Pooling, bool]:
     """sentence-transformers' files say how embeddings are pooled; else the task decides."""
     file = path / "1_Pooling" / "config.json"
     if not file.is_file():
-        return ("mean", True) if task == "encode" else ("last", True)
+        return ("last", True) if task == "generate" else ("mean", True)
     modes = parse_object(file.read_bytes())
     normalize = any(path.glob("*_Normalize")) or "Normalize" in _modules(path)
     names: tuple[tuple[str, Pooling], ...] = (

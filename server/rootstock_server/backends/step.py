@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rootstock_server.backends.backend import Backend, SlotArrays
     from rootstock_server.backends.kv_cache import KvCache
+    from rootstock_server.backends.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Step:
     cache: KvCache | None = None
     attachments: tuple[Attachment, ...] = ()
     changes: dict[str, tuple[Placed, ...]] = field(default_factory=dict)  # by module path
+    memories: tuple[Memory | None, ...] = ()  # of an encoder-decoder's rows, one for each
+    encodes: bool = False  # of an encoder-decoder: its encoder reads, its decoder writes
     backend: Backend | None = None  # the base's, set when the step runs
     scratch: dict[object, Tensor] = field(default_factory=dict)  # masks and indices, per step
 

@@ -38,7 +38,10 @@ def packed_attention(
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     q, k, v = query[0], key[0], value[0]
-    if module.is_causal:
+    own = getattr(module, "packed", None)
+    if own is not None:  # an encoder-decoder's: its keys and values are not in the cache
+        out = own(q, k, v, step, scaling)
+    elif module.is_causal:
         out = backend.attend(
             q, k, v,
             layer=module.layer_idx, step=step, scaling=scaling,

@@ -20,7 +20,11 @@ SHARED_INPUT = (
     ("query", "key", "value"),
     ("q_lin", "k_lin", "v_lin"),
     ("gate_proj", "up_proj"),
+    ("q", "k", "v"),
+    ("wi_0", "wi_1"),
 )
+# Of attention that reads an encoder's output: only the queries come from elsewhere.
+SHARED_SOURCE = (("k_proj", "v_proj"), ("k", "v"))
 
 
 class LinearGroup:
@@ -89,6 +93,8 @@ class LinearPlace:
 class AdaptedLinear(nn.Module):
     """Stands where the base had a linear; its weights live in the group."""
 
+    weight: None = None  # T5's code looks at its dtype before calling a linear
+
     def __init__(self, group: LinearGroup, number: int) -> None:
         super().__init__()
         self.group, self.number = group, number
@@ -115,7 +121,8 @@ def adapt(backbone: nn.Module, backend: Backend) -> list[LinearGroup]:
 
 def _families(parent: nn.Module) -> Iterator[tuple[str, ...]]:
     linears = [n for n, child in parent.named_children() if isinstance(child, nn.Linear | Conv1D)]
-    for family in SHARED_INPUT:
+    crosses = getattr(parent, "is_decoder", False) and not getattr(parent, "is_causal", True)
+    for family in SHARED_SOURCE if crosses else SHARED_INPUT:
         if set(family) <= set(linears):
             linears = [name for name in linears if name not in family]
             yield family

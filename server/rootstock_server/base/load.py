@@ -15,13 +15,20 @@ from rootstock_adapters.architectures import position_offset
 from rootstock_adapters.errors import BaseError
 from rootstock_adapters.op import Place
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from rootstock_server.backends.backend import Backend
 from rootstock_server.backends.kv_cache import KvCache
 from rootstock_server.backends.select import backend_for
 from rootstock_server.backends.step import Step, running
 from rootstock_server.base.attention import use_packed_attention
+from rootstock_server.base.encoder_decoder import EncoderDecoder
 from rootstock_server.base.linears import LinearGroup, LinearPlace, adapt
 from rootstock_server.base.modules import Hooks, ModulePlace
 from rootstock_server.errors import AdapterMismatch
@@ -30,6 +37,11 @@ if TYPE_CHECKING:  # an engine runs without pydantic where somebody else has rea
     from rootstock_adapters.base_card import BaseCard
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FAMILIES = {
+    "generate": AutoModelForCausalLM,
+    "encode": AutoModel,
+    "text2text": AutoModelForSeq2SeqLM,
+}
 BATCH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
 
@@ -49,6 +61,7 @@ class Base:
     kv_heads: int
     head_dim: int
     hooks: Hooks
+    halves: EncoderDecoder | None = None
 
     @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:
@@ -56,6 +69,9 @@ class Base:
         step.backend = self.backend
         if step.changes:
             self.hooks.cover(step.changes.keys() - self._linears.keys())
+        if self.halves is not None:  # what they remember is of one request: nothing to replay
+            with running(step):
+                return self.halves.forward(step)
         return self.backend.run(step, self._eager)
 
     def _eager(self, step: Step) -> Tensor:
@@ -78,6 +94,7 @@ class Base:
         """
         if self.output is None:
             raise RuntimeError("an encoder has no next-token logits")
+        hidden = hidden * self.halves.output_scale if self.halves else hidden
         nothing = torch.empty(0, dtype=torch.long)
         with running(step or Step(nothing, nothing, ())):
             logits = self.output.run(hidden)[0].float()
@@ -104,6 +121,8 @@ class Base:
         layers = self.card.layers
         per_block = KvCache.block_bytes(layers, self.kv_heads, self.head_dim, self.dtype)
         blocks = max(1, (mebibytes << 20) // per_block)
+        if self.halves is not None and self.halves.relative:
+            layers = 0  # blocks are counted all the same: they bound what the memories hold
         return self.backend.new_cache(layers, blocks, self.kv_heads, self.head_dim, self.dtype)
 
 
@@ -118,10 +137,9 @@ def load_model(path: Path, card: BaseCard, dtype: str) -> PreTrainedModel:
     }  # fmt: skip
     if card.model_type in ("bert", "roberta", "albert"):  # the others make no pooler
         options["add_pooling_layer"] = False
-    family = AutoModelForCausalLM if card.task == "generate" else AutoModel
     try:
         options["dtype"] = resolve_dtype(path, dtype)
-        model, report = family.from_pretrained(path, **options)
+        model, report = FAMILIES[card.task].from_pretrained(path, **options)
     except BaseError:
         raise
     except Exception as error:  # transformers raises whatever its parsers raise
@@ -140,11 +158,11 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
     """
     config = model.config
     _refuse_shared_positions(model, card)
-    generates = card.task == "generate"
-    backbone = getattr(model, model.base_model_prefix) if generates else model
+    generates = card.task != "encode"
+    backbone = _backbone(model) if generates else model
     dtype = model.dtype
     backend = backend_for(model.device)
-    heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1)
+    heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
     use_packed_attention(model)
     groups = adapt(backbone, backend)
     backend.adopt(backbone)
@@ -167,7 +185,15 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         hooks=Hooks(backbone),
+        halves=EncoderDecoder(backbone, model) if card.task == "text2text" else None,
     )
+
+
+def _backbone(model: PreTrainedModel) -> nn.Module:
+    """All but the output embedding. T5 has no module of its own for that."""
+    if hasattr(model, model.base_model_prefix):
+        return getattr(model, model.base_model_prefix)
+    return nn.ModuleDict({"encoder": model.encoder, "decoder": model.decoder})
 
 
 def _refuse_shared_positions(model: PreTrainedModel, card: BaseCard) -> None:

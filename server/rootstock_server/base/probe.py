@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rootstock_server.backends.kv_cache import BLOCK_TOKENS
+from rootstock_server.backends.memory import Memory
 from rootstock_server.backends.step import Row, Step, pack
 from rootstock_server.base.load import Base
 
@@ -31,7 +32,10 @@ def random_prompts(vocab_size: int, context_length: int) -> list[list[int]]:
 @torch.inference_mode()
 def expected(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
     """Logits (or last hidden states) of each prompt alone, from the untouched model."""
-    outputs = [model(input_ids=torch.tensor([prompt], device=model.device)) for prompt in prompts]
+    outputs = [
+        model(**{name: torch.tensor([ids], device=model.device) for name, ids in inputs.items()})
+        for inputs in _inputs(model, prompts)
+    ]
     return [
         (out.logits if "logits" in out else out.last_hidden_state)[0].float() for out in outputs
     ]
@@ -53,14 +57,45 @@ def check(base: Base, prompts: list[list[int]], wanted: list[Tensor]) -> float:
     return error
 
 
-def _packed(base: Base, prompts: list[list[int]]) -> list[Tensor]:
+def _inputs(model: PreTrainedModel, prompts: list[list[int]]) -> list[dict[str, list[int]]]:
+    """What the untouched model is called with; an encoder-decoder writes a prompt of its own."""
+    if not model.config.is_encoder_decoder:
+        return [{"input_ids": prompt} for prompt in prompts]
+    return [
+        {"input_ids": source, "decoder_input_ids": prompt}
+        for source, prompt in zip(_sources(prompts), prompts, strict=True)
+    ]
+
+
+def _sources(prompts: list[list[int]]) -> list[list[int]]:
+    """What an encoder-decoder reads before it writes `prompts`: texts of other lengths."""
+    return [*prompts[1:], *prompts[:1]]
+
+
+def _packed_step(prompts: list[list[int]]) -> Step:
     ids, positions = pack(prompts, [0] * len(prompts))
     rows, start = [], 0
     for prompt in prompts:
         rows.append(Row(start, start + len(prompt), len(prompt)))
         start += len(prompt)
-    hidden = base.forward(Step(ids, positions, tuple(rows))).float()
-    return [hidden[row.start : row.stop] for row in rows]
+    return Step(ids, positions, tuple(rows))
+
+
+def _packed(base: Base, prompts: list[list[int]]) -> list[Tensor]:
+    step = _packed_step(prompts)
+    hidden = base.forward(step).float()
+    return [hidden[row.start : row.stop] for row in step.rows]
+
+
+def _memories(base: Base, prompts: list[list[int]]) -> list[Memory | None]:
+    """Of an encoder-decoder: its sources, read in one packed step."""
+    if base.halves is None:
+        return [None] * len(prompts)
+    memories: list[Memory | None] = [Memory() for _ in prompts]
+    step = _packed_step(_sources(prompts))
+    step.encodes, step.memories = True, tuple(memories)
+    base.forward(step)
+    return memories
 
 
 def _chunked(base: Base, prompts: list[list[int]]) -> list[Tensor]:
@@ -73,6 +108,7 @@ def _chunked(base: Base, prompts: list[list[int]]) -> list[Tensor]:
         or max(map(len, prompts)) > 2 * BLOCK_TOKENS
     ):
         raise BaseError(f"base {base.card.name}: its cache does not fit the probe")
+    memories = _memories(base, prompts)
     done = [0] * len(prompts)
     logits: list[list[Tensor]] = [[] for _ in prompts]
     for shares in _schedule(prompts):
@@ -84,6 +120,7 @@ def _chunked(base: Base, prompts: list[list[int]]) -> list[Tensor]:
         decode = sum(1 for (i, n) in shares if n == 1 and done[i])
         ids, positions = pack(chunks, [done[i] for i, _ in shares])
         step = Step(ids, positions, tuple(rows), decode_rows=decode, cache=cache)
+        step.memories = tuple(memories[i] for i, _ in shares)
         out = base.logits(base.forward(step))
         for (i, n), row in zip(shares, rows, strict=True):
             logits[i].append(out[row.start : row.stop])

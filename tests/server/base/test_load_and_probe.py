@@ -12,9 +12,9 @@ from rootstock_adapters.errors import BaseError
 from rootstock_server.backends.reference import Reference
 from rootstock_server.backends.step import Row, Step
 from rootstock_server.base import probe
-from rootstock_server.base.load import Base, load_model, prepare
+from rootstock_server.base.load import FAMILIES, Base, load_model, prepare
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 # Two layers each. Windows are 8 tokens, with one layer of each sort: prompts are longer than that.
 CONFIGS = json.loads((Path(__file__).parents[1] / "tiny_bases.json").read_text())
@@ -32,8 +32,9 @@ IGNORANT = {
 def make(folder: Path, model_type: str, config: dict[str, object]) -> BaseCard:
     """A random base whose norms and biases matter, too."""
     torch.manual_seed(0)
-    family = AutoModel if ARCHITECTURES[model_type].task == "encode" else AutoModelForCausalLM
-    model = family.from_config(AutoConfig.for_model(model_type, **config))
+    model = FAMILIES[ARCHITECTURES[model_type].task].from_config(
+        AutoConfig.for_model(model_type, **config)
+    )
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -57,7 +58,9 @@ def test_every_known_architecture_passes_the_probe(tmp_path: Path, model_type: s
     assert error < probe.TOLERANCE[torch.float32] / 5
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "bert", "modernbert"])
+@pytest.mark.parametrize(
+    "model_type", ["llama", "gemma2", "gpt2", "bert", "modernbert", "m2m_100", "t5"]
+)
 def test_bfloat16_bases_pass_the_probe(tmp_path: Path, model_type: str) -> None:
     card = make(tmp_path, model_type, CONFIGS[model_type])
     base, error = probed(tmp_path, card, "bfloat16")
@@ -211,6 +214,9 @@ VARIANTS = {
         "gemma3_text", {"layer_types": None, "sliding_window_pattern": 2}
     ),
     "phi with normed queries": ("phi", {"qk_layernorm": True}),
+    "T5 1.1: gated, not tied": (
+        "t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    ),
 }  # fmt: skip
 
 
@@ -221,8 +227,9 @@ def test_variants_of_the_known_architectures_pass_the_probe(tmp_path: Path, vari
     base, error = probed(tmp_path, card)
     assert error < probe.TOLERANCE[torch.float32] / 5
     ids = torch.zeros(1, dtype=torch.long)
-    hidden = base.forward(Step(ids, ids, (Row(0, 1, 1, (0,)),), cache=base.new_cache(1)))
-    assert hidden.shape == (1, card.hidden_size)
+    step = Step(ids, ids, (Row(0, 1, 1, (0,)),), cache=base.new_cache(1))
+    step.memories, step.encodes = (None,), card.task == "text2text"
+    assert base.forward(step).shape == (1, card.hidden_size)
 
 
 def test_shards_are_read_by_their_index_and_other_formats_beside_them_are_not(
