@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the front end reads these nouns without torch
     import torch
 
     from rootstock_server.adapters.residency import Applied, ResidentVersion
+    from rootstock_server.backends.memory import Memory
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,11 +40,15 @@ class Adapter(msgspec.Struct, frozen=True):
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True):
-    """Continue `prompt_ids` with the base as changed by `adapters` (none: the base alone)."""
+    """Continue `prompt_ids` with the base as changed by `adapters` (none: the base alone).
+
+    Of an encoder-decoder: the encoder reads the first `source` of them, the decoder the others.
+    """
 
     id: str
     prompt_ids: list[int]
     sampling: Sampling
+    source: int = 0
     adapters: list[Adapter] = []
 
 
@@ -148,6 +153,8 @@ class Request:
     leases: dict[str, ResidentVersion] = field(default_factory=dict)  # by digest, once admitted
     generator: torch.Generator | None = None  # its own random numbers, so batches cannot matter
     hidden: list[torch.Tensor] = field(default_factory=list)  # Encode: [t, D] of each chunk
+    source: int = 0  # how many of the tokens an encoder reads, whole, before a decoder goes on
+    memory: Memory | None = None  # what the decoder keeps of them
 
     @property
     def id(self) -> str:
@@ -157,6 +164,16 @@ class Request:
     def pending(self) -> int:
         """Tokens that the base has not seen yet; 1 while decoding."""
         return len(self.tokens) - self.computed
+
+    @property
+    def reading(self) -> bool:
+        """Whether its next tokens are an encoder's."""
+        return self.computed < self.source
+
+    @property
+    def position(self) -> int:
+        """Of its next token, in the half of the base that reads it."""
+        return self.computed if self.reading else self.computed - self.source
 
     @property
     def generated(self) -> int:

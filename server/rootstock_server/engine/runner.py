@@ -16,6 +16,7 @@ from rootstock_server.adapters.slots import Slots
 from rootstock_server.backends.kv_cache import KvCache
 from rootstock_server.backends.step import Row, Step, pack
 from rootstock_server.base.load import Base
+from rootstock_server.engine import seq2seq
 
 if TYPE_CHECKING:
     from rootstock_server.engine.request import Batch, Request, Share
@@ -27,12 +28,18 @@ class Runner:
 
     def forward(self, batch: Batch) -> Tensor:
         """Last hidden states [T, D] of all shares' tokens, in the order of the shares."""
+        halves = seq2seq.halves(batch)
+        if len(halves) < 2:
+            return self._forward(batch)
+        return seq2seq.in_order(batch, halves, [self._forward(half) for half in halves])
+
+    def _forward(self, batch: Batch) -> Tensor:
         chunks = [_next_tokens(share) for share in batch.shares]
-        ids, positions = pack(chunks, [share.request.computed for share in batch.shares])
+        ids, positions = pack(chunks, [share.request.position for share in batch.shares])
         rows, start = [], 0
         for share in batch.shares:
             request, stop = share.request, start + share.tokens
-            rows.append(Row(start, stop, request.computed + share.tokens, request.blocks))
+            rows.append(Row(start, stop, request.position + share.tokens, request.blocks))
             start = stop
         applied = [share.request.applied for share in batch.shares]
         step = Step(
@@ -43,6 +50,8 @@ class Runner:
             cache=self._cache,
             attachments=attach(self._slots, rows, applied),
             changes=changes(rows, applied),
+            memories=seq2seq.memories(batch),
+            encodes=batch.shares[0].request.reading,
         )
         return self._base.forward(step)
 

@@ -52,8 +52,11 @@ class Scheduler:
         if len(self.waiting) >= self._limits.max_waiting:
             raise Overloaded("the engine's queue is full; try again in a moment")
         request = Request(command, list(command.prompt_ids))
+        if self._card.task == "text2text":
+            request.source = _source_tokens(command)
         total = self._most_tokens(request)
-        if not command.prompt_ids or total > self._card.context_length:
+        longest = max(request.source, total - request.source)
+        if not command.prompt_ids or longest > self._card.context_length:
             raise BadRequest(
                 f"{len(command.prompt_ids)} prompt tokens and what is to be generated do not fit "
                 f"the base's context of {self._card.context_length}"
@@ -130,7 +133,11 @@ class Scheduler:
     def _chunk(self, request: Request, budget: int, chunks: list[Share]) -> int:
         """Give `request` as much of the budget as it can use; encoders need all in one step."""
         tokens = request.pending
-        if self._blocks is not None:
+        if request.reading:
+            tokens = request.source
+            if tokens > budget and chunks:
+                return 0
+        elif self._blocks is not None:
             tokens = min(tokens, budget)
         elif tokens > budget and chunks:
             return 0
@@ -193,6 +200,15 @@ class Scheduler:
             self._blocks.give_back(request.blocks)
         for digest in request.leases:
             self._residency.release(digest)
+
+
+def _source_tokens(command: Generate | Encode) -> int:
+    """What an encoder-decoder's encoder reads: of what is only encoded, all."""
+    if isinstance(command, Encode):
+        return len(command.prompt_ids)
+    if not 0 < command.source < len(command.prompt_ids):
+        raise BadRequest("an encoder-decoder needs a source and what its decoder begins with")
+    return command.source
 
 
 def _by_slot(share: Share) -> tuple[int, int, list[str]]:

@@ -19,6 +19,7 @@ from rootstock_adapters.head.op import logits as head_logits
 from rootstock_adapters.head.op import pool
 from rootstock_adapters.head.spec import HeadSpec
 from rootstock_registry import Lineage, NewPart, Registry
+from rootstock_server.base.load import FAMILIES
 from rootstock_server.config import EngineLimits
 from rootstock_server.engine import worker
 from rootstock_server.engine.engine import Engine
@@ -35,8 +36,6 @@ from rootstock_server.engine.request import (
 from safetensors.torch import save
 from transformers import (
     AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
     BertConfig,
     BertModel,
     DistilBertConfig,
@@ -90,6 +89,9 @@ TARGETS = {
                    ["lin2"]),
 }  # fmt: skip
 TARGETS["gemma2"] = TARGETS["llama"]
+PEFT_TASKS = {
+    "generate": "CAUSAL_LM", "encode": "FEATURE_EXTRACTION", "text2text": "SEQ_2_SEQ_LM"
+}  # fmt: skip
 POOLED = ("bert", "roberta", "albert")  # models that make a pooler unless they are told not to
 
 
@@ -99,10 +101,8 @@ def new_model(model_type: str) -> PreTrainedModel:
         return MODELS[model_type]()
     tiny = json.loads((Path(__file__).parents[1] / "tiny_bases.json").read_text())[model_type]
     config = AutoConfig.for_model(model_type, **tiny)
-    if ARCHITECTURES[model_type].task == "generate":
-        return AutoModelForCausalLM.from_config(config)
     pooler = {"add_pooling_layer": False} if model_type in POOLED else {}
-    return AutoModel.from_config(config, **pooler)
+    return FAMILIES[ARCHITECTURES[model_type].task].from_config(config, **pooler)
 
 
 def targets(card: BaseCard) -> tuple[list[str], list[str], list[str]]:
@@ -158,9 +158,12 @@ class Rig:
         return f"request-{next(self._ids)}"
 
     def generate(self, prompt: list[int], version: str | None, **sampling: object) -> Generate:
+        """Of an encoder-decoder, `prompt` is the source, and the decoder begins as it does."""
         options = {"max_tokens": 8, "temperature": 0.0, "logprobs": VOCAB, "ignore_eos": True}
+        start = list(self.card.decoder_start)
         return Generate(
-            id=self.new_id(), prompt_ids=prompt, adapters=applied(version),
+            id=self.new_id(), prompt_ids=prompt + start, source=len(prompt) if start else 0,
+            adapters=applied(version),
             sampling=Sampling(**(options | sampling)),
         )  # fmt: skip
 
@@ -199,8 +202,12 @@ class Rig:
     def _check_tokens(self, command: Generate, events: list[Event]) -> None:
         generated = [event.token_id for event in events]
         ids = torch.tensor([command.prompt_ids + generated])
-        logits = self.reference(only(command))(input_ids=ids).logits[0].float()
-        wanted = torch.log_softmax(logits[len(command.prompt_ids) - 1 : -1], dim=-1)
+        inputs = {"input_ids": ids}
+        if command.source:
+            inputs = {"input_ids": ids[:, : command.source]}
+            inputs["decoder_input_ids"] = ids[:, command.source :]
+        logits = self.reference(only(command))(**inputs).logits[0].float()
+        wanted = torch.log_softmax(logits[-1 - len(generated) : -1], dim=-1)
         found = torch.full_like(wanted, float("nan"))
         for position, event in enumerate(events):
             tokens, values = zip(*event.top_logprobs, strict=True)
@@ -216,9 +223,12 @@ class Rig:
         version = only(command)
         model = self.reference(version)
         ids = torch.tensor([command.prompt_ids])
-        backbone = getattr(model, "base_model", model) if self.card.task == "generate" else model
-        if self.card.task == "generate" and version is not None:
-            backbone = getattr(model.base_model.model, model.base_model.model.base_model_prefix)
+        plain = model if version is None else model.base_model.model
+        backbone = {
+            "generate": lambda: plain.base_model,
+            "encode": lambda: plain,
+            "text2text": plain.get_encoder,
+        }[self.card.task]()
         hidden = backbone(input_ids=ids).last_hidden_state
         mask = torch.ones_like(ids)
         wanted = pool(hidden, mask, self.card.pooling, self.card.normalize)[0]
@@ -235,13 +245,14 @@ class Rig:
         """Make a PEFT adapter with weights that matter, save it as PEFT does, and import it."""
         torch.manual_seed(seed)
         model = self.load_plain()
-        task = "CAUSAL_LM" if self.card.task == "generate" else "FEATURE_EXTRACTION"
+        task = PEFT_TASKS[self.card.task]
         conv1d = {"fan_in_fan_out": True} if self.card.model_type == "gpt2" else {}
         config = LoraConfig(r=rank, target_modules=targets, task_type=task, **conv1d, **options)
         peft = get_peft_model(model, config)
         for name, parameter in peft.named_parameters():
             if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
+                # T5 does not scale its scores: larger weights only magnify rounding.
+                torch.nn.init.normal_(parameter, std=0.1 if self.card.model_type == "t5" else 0.3)
         peft.save_pretrained(folder)
         version = self.registry.import_peft("local", folder.name, folder, self.card)
         self.adapters.append(version.digest)

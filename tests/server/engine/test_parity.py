@@ -45,9 +45,10 @@ def test_rows_that_share_an_adapter_equal_their_model_alone(rig, model_type):
         one.check(command, answers[command.id])
 
 
-def test_the_oracle_tells_every_pair_of_versions_apart(rig):
+@pytest.mark.parametrize("model_type", ["llama", "m2m_100", "t5"])
+def test_the_oracle_tells_every_pair_of_versions_apart(rig, model_type):
     """Precondition of everything above: an answer of one version fails as the answer of another."""
-    one = rig("llama")
+    one = rig(model_type)
     versions = [None, *one.adapters]
     for asked in versions:
         command = one.generate([20, 30, 40], asked)
