@@ -36,5 +36,5 @@ test: check ## check, then every test that CI runs
 demo: $(READY) ## the main job, end to end (ARGS=--once leaves after it instead of serving on)
 	$(BIN)/rootstock demo $(ARGS)
 
-bench: $(READY) ## ours against Hugging Face generate and PEFT, interleaved; writes benchmarks/results/
-	$(BIN)/python -m benchmarks.serving $(ARGS)
+bench: $(READY) ## the short set of scenarios against peers, interleaved; writes benchmarks/results/ (ARGS=...)
+	$(BIN)/rootstock bench --scenario short $(ARGS)

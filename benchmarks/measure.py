@@ -1,85 +1,73 @@
-"""Time every system of a cell in turn, A B C A B C, with a calibration kernel around each run.
+"""Time the arms of a cell in turn, A B C A B C, with a calibration before and after each round.
 
 Refuses to know what the figures will be compared for.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import torch
-
-from benchmarks.workload import Ask, Mode, Run, Settings, System, WrongAnswer, asks
-
-KERNEL_SIZE, KERNEL_REPEATS = 1024, 40
+from benchmarks.calibrate import Calibration, calibrate
+from benchmarks.scenario import Cell, Work
+from benchmarks.stage import Stage
+from benchmarks.workload import METRICS, Absent, Run
 
 
 @dataclass(frozen=True)
-class Timed:
-    """One run, and the seconds that the same fixed work took just before and just after it."""
+class Measured:
+    """`runs[arm][round]`: equal rounds were neighbours in time. `skipped[arm]` says why."""
 
-    run: Run
-    calibration_s: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One mode at one concurrency. `timed[system][round]`: equal rounds were neighbours in time."""
-
-    mode: Mode
-    concurrency: int
-    timed: dict[str, list[Timed]]
+    cell: Cell
+    runs: dict[str, list[Run]]
+    calibrations: list[tuple[Calibration, Calibration]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
-def cells(settings: Settings) -> list[tuple[Mode, int]]:
-    return [(mode, count) for mode in settings.modes for count in settings.concurrencies]
+def measure(cell: Cell, stage: Stage, rounds: int, say: Callable[[str], None]) -> Measured:
+    """Run every arm that is there `rounds` times, and once before, which does not count.
+
+    Without the arm that is judged nothing is run. Raises WrongAnswer, ServerFailed.
+    """
+    works, skipped = _opened(cell, stage, say)
+    measured = Measured(cell, {name: [] for name in works}, skipped=skipped)
+    if cell.arms[0].name not in works:
+        return Measured(cell, {}, skipped=skipped)
+    # Round 0 warms caches, adapters and connections.
+    for number in range(rounds + 1):
+        before = calibrate()
+        runs = {}
+        for name, work in works.items():
+            runs[name] = run = work(number)
+            say(f"{cell.label}: {name} {_shown(cell, run)}, {_round(number, rounds)}")
+        after = calibrate()
+        if number:
+            measured.calibrations.append((before, after))
+            for name, run in runs.items():
+                measured.runs[name].append(run)
+    return measured
 
 
-def systems_of(systems: Sequence[System], mode: Mode) -> list[System]:
-    return [system for system in systems if mode in system.modes]
+def _opened(
+    cell: Cell, stage: Stage, say: Callable[[str], None]
+) -> tuple[dict[str, Work], dict[str, str]]:
+    works, skipped = dict[str, Work](), dict[str, str]()
+    for arm in cell.arms:
+        say(f"{cell.label}: making {arm.name} ready")
+        try:
+            works[arm.name] = arm.open(stage)
+        except Absent as absent:
+            skipped[arm.name] = str(absent)
+            if arm is cell.arms[0]:
+                break
+    return works, skipped
 
 
-def runs(settings: Settings, systems: Sequence[System]) -> int:
-    """How many runs `measure` will make over all cells, warm ones included."""
-    per_round = sum(len(systems_of(systems, mode)) for mode, _ in cells(settings))
-    return (settings.rounds + 1) * per_round
+def _shown(cell: Cell, run: Run) -> str:
+    metric = cell.judged[0].metric
+    kind = METRICS[metric]
+    return f"{run.figures[metric] * kind.scale:.{kind.digits}f} {kind.title}"
 
 
-def measure(
-    settings: Settings, systems: Sequence[System], done: Callable[[str], None]
-) -> Iterator[Cell]:
-    """Each cell as it is finished; `done` is told of every run. Raises WrongAnswer."""
-    for mode, concurrency in cells(settings):
-        members = systems_of(systems, mode)
-        cell = Cell(mode, concurrency, {system.name: [] for system in members})
-        # Round 0 warms caches, adapters and connections; it is not counted.
-        for number in range(settings.rounds + 1):
-            work = asks(settings, mode, settings.requests(concurrency), number)
-            for system in members:
-                before = calibrate()
-                run = system.run(work, concurrency)
-                timed = Timed(run, (before, calibrate()))
-                _check(settings, run, work)
-                if number:
-                    cell.timed[system.name].append(timed)
-                done(f"{mode} at {concurrency}: {system.name} {run.tokens_per_s:.0f} tok/s")
-        yield cell
-
-
-def calibrate() -> float:
-    """Seconds of fixed work on all threads: longer means that cores were slower or shared."""
-    a = torch.ones(KERNEL_SIZE, KERNEL_SIZE, dtype=torch.bfloat16)
-    begun = time.perf_counter()
-    for _ in range(KERNEL_REPEATS):
-        a @ a
-    return time.perf_counter() - begun
-
-
-def _check(settings: Settings, run: Run, work: Sequence[Ask]) -> None:
-    if run.tokens != len(work) * settings.new_tokens:
-        raise WrongAnswer(f"{run.tokens} tokens, not {len(work)} times {settings.new_tokens}")
-    adapters = len({ask.adapter for ask in work})
-    if run.digests is not None and len(run.digests) != adapters:
-        raise WrongAnswer(f"{len(run.digests)} versions answered where {adapters} were asked")
+def _round(number: int, rounds: int) -> str:
+    return f"round {number} of {rounds}" if number else "warm round"

@@ -14,11 +14,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.measure import Cell, Timed
-from benchmarks.workload import MODES, Settings
+from benchmarks import ceilings
+from benchmarks.measure import Measured
+from benchmarks.scenario import Judged, Scenario, Target
+from benchmarks.workload import METRICS, RANKS, ZIPF, Shape
 
-OURS = "rootstock"
-COLOURS = {"rootstock": "#1b7837", "transformers": "#9970ab", "peft": "#c2a5cf"}
+COLOURS = ("#1b7837", "#9970ab", "#c2a5cf", "#5aae61", "#762a83")
+HEADS = ("what", "figure", "ours", "against", "theirs", "ratio", "target", "ceiling", "drift")
 
 
 @dataclass(frozen=True)
@@ -33,165 +35,260 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         return cls(median(values), min(values), max(values))
 
-    def text(self, digits: int) -> str:
-        return f"{self.median:.{digits}f} ({self.least:.{digits}f}-{self.most:.{digits}f})"
+    def text(self, digits: int, scale: float = 1.0) -> str:
+        middle, least, most = (
+            f"{value * scale:.{digits}f}" for value in (self.median, self.least, self.most)
+        )
+        return f"{middle} ({least}-{most})"
 
 
-def paired_ratios(cell: Cell, peer: str) -> list[float]:
-    """Ours over the peer's tokens per second, round by round.
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of the judged arm against one other arm, or against a known figure."""
 
-    Neighbours in time are divided, so that cores that come and go cancel out.
+    against: str
+    ratio: Spread
+    target: Target | None  # None: beside the target, for information
+    theirs: Spread
+    measured: bool  # False: known from another day
+
+
+def comparisons(measured: Measured, judged: Judged, shape: Shape) -> list[Comparison]:
+    """Against every arm that ran, then against what is known of others, for shape S only."""
+    ours, *others = measured.runs
+    found = []
+    for other in others:
+        target = judged.target if judged.against is None or other in judged.against else None
+        ratio = Spread.of(paired(measured, judged, other, shape))
+        theirs = Spread.of(values(measured, other, judged.metric))
+        found.append(Comparison(other, ratio, target, theirs, True))
+    known = judged.known if shape.name == "S" else {}
+    for name, figure in known.items():
+        ratio = Spread.of([value / figure for value in values(measured, ours, judged.metric)])
+        against = Spread.of([figure])
+        found.append(Comparison(f"{name} (known)", ratio, judged.target, against, False))
+    return found
+
+
+def paired(measured: Measured, judged: Judged, other: str, shape: Shape) -> list[float]:
+    """The judged arm's figure over (or less) the other's, round by round.
+
+    Neighbours in time are compared, so that cores that come and go cancel out. With a ceiling of
+    the ratio, the share of it.
     """
-    pairs = zip(cell.timed[OURS], cell.timed[peer], strict=True)
-    return [ours.run.tokens_per_s / theirs.run.tokens_per_s for ours, theirs in pairs]
+    ours = next(iter(measured.runs))
+    mine, theirs = (values(measured, name, judged.metric) for name in (ours, other))
+    pairs = list(zip(mine, theirs, strict=True))
+    if judged.how == "minus":
+        return [one - another for one, another in pairs]
+    ceiling = judged.ratio_ceiling(shape) if judged.ratio_ceiling else 1.0
+    return [one / another / ceiling for one, another in pairs]
 
 
-def speeds(cell: Cell, system: str) -> list[float]:
-    return [timed.run.tokens_per_s for timed in cell.timed[system]]
+def values(measured: Measured, arm: str, metric: str) -> list[float]:
+    return [run.figures[metric] for run in measured.runs[arm]]
 
 
-def drift(cell: Cell) -> float:
-    """The slowest calibration of the cell over its fastest; 1 means steady cores."""
-    times = [s for runs in cell.timed.values() for timed in runs for s in timed.calibration_s]
-    return max(times) / min(times)
+def drift(measured: Measured) -> float:
+    """The slowest calibration of the cell over its fastest, of both kinds; 1: steady cores."""
+    pairs = [each for pair in measured.calibrations for each in pair]
+    kinds = (
+        [each.bytes_per_s for each in pairs],
+        [each.operations_per_s for each in pairs],
+    )
+    return max(max(speeds) / min(speeds) for speeds in kinds)
 
 
-def figures(settings: Settings, origin: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+def ceiling(measured: Measured, shape: Shape) -> float | None:
+    """Tokens per second of the judged arm's load that bytes and operations allow here."""
+    if measured.cell.load is None:
+        return None
+    mode, rows = measured.cell.load
+    calibrations = [each for pair in measured.calibrations for each in pair]
+    return ceilings.tokens_per_s(shape, mode, rows, ceilings.typical(calibrations))
+
+
+def table(shape: Shape, cells: Sequence[Measured]) -> list[tuple[str, ...]]:
+    """The rows under HEADS, as text: one for each comparison."""
+    rows = []
+    for measured in cells:
+        if not measured.runs:
+            reason = next(iter(measured.skipped.values())).splitlines()[0]
+            rows.append((measured.cell.label, f"skipped: {reason}", *[""] * (len(HEADS) - 2)))
+            continue
+        for judged in measured.cell.judged:
+            rows += [
+                _row(measured, judged, each, shape) for each in comparisons(measured, judged, shape)
+            ] or [_row(measured, judged, None, shape)]
+    return rows
+
+
+def _row(
+    measured: Measured, judged: Judged, against: Comparison | None, shape: Shape
+) -> tuple[str, ...]:
+    metric = METRICS[judged.metric]
+    ours = Spread.of(values(measured, next(iter(measured.runs)), judged.metric))
+    head = (measured.cell.label, metric.title, ours.text(metric.digits, metric.scale))
+    tail = (_ceiling_text(measured, judged, ours, shape), f"{drift(measured):.2f}")
+    if against is None:
+        return (*head, "", "", "", target_text(judged), *tail)
+    if against.measured:
+        theirs = against.theirs.text(metric.digits, metric.scale)
+    else:
+        theirs = f"{against.theirs.median * metric.scale:.{metric.digits}f}"
+    if judged.how == "minus":
+        ratio = against.ratio.text(metric.digits, metric.scale) + " more"
+    else:
+        ratio = against.ratio.text(2)
+    wanted = ""
+    if against.target is not None:
+        met = "met" if against.target.met_by(against.ratio.median) else "missed"
+        wanted = f"{target_text(judged)}: {met}"
+    return (*head, against.against, theirs, ratio, wanted, *tail)
+
+
+def target_text(judged: Judged) -> str:
+    metric, target = METRICS[judged.metric], judged.target
+    scale = metric.scale if judged.how == "minus" else 1.0
+    words = [
+        f"{word} {value * scale:g}"
+        for word, value in (("≥", target.at_least), ("≤", target.at_most), ("aim", target.aim))
+        if value is not None
+    ]
+    return ", ".join(words) + (" of R(N)" if judged.ratio_ceiling else "")
+
+
+def _ceiling_text(measured: Measured, judged: Judged, ours: Spread, shape: Shape) -> str:
+    if judged.ratio_ceiling:
+        return f"R(N) {judged.ratio_ceiling(shape):.2f}"
+    found = ceiling(measured, shape)
+    if found is None or judged.metric != "tokens_per_s":
+        return ""
+    return f"{found:.0f} ({ours.median / found:.0%})"
+
+
+def figures(
+    scenario: Scenario, shape: Shape, origin: Mapping[str, Any], cells: Sequence[Measured]
+) -> dict[str, Any]:
     """Everything that was measured, and everything derived from it. Times in seconds."""
     return {
         **origin,
-        "settings": asdict(settings),
-        "cells": [_figures_of(cell) for cell in cells],
+        "scenario": scenario.name,
+        "says": scenario.says,
+        "shape": asdict(shape),
+        "cells": [_figures_of(measured, shape) for measured in cells],
     }
 
 
-def _figures_of(cell: Cell) -> dict[str, Any]:
-    ratios = {peer: paired_ratios(cell, peer) for peer in cell.timed if peer != OURS}
+def _figures_of(measured: Measured, shape: Shape) -> dict[str, Any]:
+    facts: dict[str, Any] = {"cell": measured.cell.label, "skipped": measured.skipped}
+    if not measured.runs:
+        return facts
     return {
-        "mode": cell.mode,
-        "concurrency": cell.concurrency,
-        "calibration_drift": drift(cell),
-        "ratios": {
-            peer: {**asdict(Spread.of(each)), "rounds": each} for peer, each in ratios.items()
-        },
-        "systems": {
-            name: {
-                "tokens_per_s": asdict(Spread.of(speeds(cell, name))),
-                "runs": [_run(timed) for timed in runs],
+        **facts,
+        "calibrations": [[asdict(each) for each in pair] for pair in measured.calibrations],
+        "drift": drift(measured),
+        "ceiling_tokens_per_s": ceiling(measured, shape),
+        "judged": [_judged(measured, judged, shape) for judged in measured.cell.judged],
+        "runs": {name: [dict(run.figures) for run in runs] for name, runs in measured.runs.items()},
+    }
+
+
+def _judged(measured: Measured, judged: Judged, shape: Shape) -> dict[str, Any]:
+    return {
+        "metric": judged.metric,
+        "how": judged.how,
+        "target": asdict(judged.target),
+        "ratio_ceiling": judged.ratio_ceiling(shape) if judged.ratio_ceiling else None,
+        "against": {
+            each.against: {
+                **asdict(each.ratio),
+                "measured": each.measured,
+                "met": None if each.target is None else each.target.met_by(each.ratio.median),
             }
-            for name, runs in cell.timed.items()
+            for each in comparisons(measured, judged, shape)
         },
     }
 
 
-def _run(timed: Timed) -> dict[str, Any]:
-    run = timed.run
-    streamed = {}
-    if run.first_token_s:
-        streamed = {
-            "median_first_token_s": median(run.first_token_s),
-            "median_between_tokens_s": median(run.between_tokens_s),
-        }
-    return {
-        "seconds": run.seconds,
-        "tokens": run.tokens,
-        "tokens_per_s": run.tokens_per_s,
-        "calibration_s": timed.calibration_s,
-        **streamed,
+def markdown(
+    scenario: Scenario, shape: Shape, origin: Mapping[str, Any], cells: Sequence[Measured]
+) -> str:
+    lines = [HEADS, ["---"] * len(HEADS), *table(shape, cells)]
+    skipped = {
+        f"{name} was not run: {reason.splitlines()[0]}"
+        for measured in cells
+        for name, reason in measured.skipped.items()
     }
-
-
-def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the one table, as text."""
-    peers = sorted({name for cell in cells for name in cell.timed} - {OURS}, reverse=True)
-    heads = ["adapters", "at once", f"{OURS} tok/s", *(f"{peer} tok/s" for peer in peers)]
-    heads += [f"over {peer}" for peer in peers]
-    heads += ["first token ms", "between tokens ms", "drift"]
-    return heads, [_row(cell, peers) for cell in cells]
-
-
-def _row(cell: Cell, peers: Sequence[str]) -> list[str]:
-    runs = [timed.run for timed in cell.timed[OURS]]
-    ours_ms = [
-        1e3 * median(median(times) for times in kind)
-        for kind in ([r.first_token_s for r in runs], [r.between_tokens_s for r in runs])
-    ]
-    return [
-        MODES[cell.mode],
-        str(cell.concurrency),
-        *(
-            Spread.of(speeds(cell, name)).text(0) if name in cell.timed else ""
-            for name in (OURS, *peers)
-        ),
-        *(
-            Spread.of(paired_ratios(cell, peer)).text(2) if peer in cell.timed else ""
-            for peer in peers
-        ),
-        *(f"{ms:.1f}" for ms in ours_ms),
-        f"{drift(cell):.2f}",
-    ]
-
-
-def markdown(settings: Settings, origin: Mapping[str, Any], cells: Sequence[Cell]) -> str:
-    heads, rows = table(cells)
-    lines = ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
-    shape = settings.shape
+    machine = origin["machine"]
     facts = [
-        f"Made by `{origin['command']}` on {origin['machine']['cpu']}, "
-        f"{origin['machine']['cores']} cores.",
+        *sorted(skipped),
+        f"Made by `{origin['command']}` on {machine['cpu']}, {machine['cores']} cores.",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in origin["versions"].items()) + ".",
-        f"Llama, hidden {shape.hidden}, {shape.layers} layers, {shape.heads} heads, "
-        f"{shape.kv_heads} key-value heads, FFN {shape.ffn}, vocabulary {shape.vocab}, untied, "
-        f"{shape.dtype}, random weights; {settings.adapters} adapters of rank "
-        f"{' and '.join(map(str, settings.ranks))} in turn on all seven linears.",
-        f"{settings.prompt_tokens} random tokens in, {settings.new_tokens} greedy tokens out, "
-        f"counted. {OURS}: its server, over HTTP with streaming, closed loop. The others: in one "
-        f"process, static batches of the same requests. {settings.threads} threads each.",
-        f"Systems take turns; rounds: {settings.rounds} and a warm one. Speeds and ratios are "
-        "medians (least-most); a ratio is that of two runs of one round. Drift is the slowest "
-        "over the fastest of a fixed product timed before and after every run.",
+        f"Shape {shape.name}: Llama, hidden {shape.hidden}, {shape.layers} layers, {shape.heads} "
+        f"heads, {shape.kv_heads} key-value heads, FFN {shape.ffn}, vocabulary {shape.vocab}, "
+        f"untied, {shape.dtype}, random weights; adapters of rank "
+        f"{' and '.join(map(str, RANKS))} in turn on all seven linears; {shape.prompt_tokens} "
+        f"random tokens in, {shape.new_tokens} greedy tokens out, counted; a power law has "
+        f"exponent {ZIPF:g}.",
+        "Arms take turns; a warm round does not count. Figures and ratios are medians "
+        "(least-most); a ratio is that of two runs of one round, ours first. Known figures are "
+        "from two cores of another day and were not measured here. The ceiling is what bytes and "
+        "operations allow at the speeds measured before and after each round, and our share of "
+        "it; drift is the fastest of those over the slowest.",
     ]
-    return "\n\n".join(["# Serving many adapters", "\n".join(lines), *facts]) + "\n"
+    text = "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    return "\n\n".join([f"# {scenario.says}", text, *facts]) + "\n"
 
 
-def plot(settings: Settings, origin: Mapping[str, Any], cells: Sequence[Cell]) -> Figure:
-    """Tokens per second by concurrency, a panel per mode, whiskers from least to most."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    axes = figure.subplots(1, len(settings.modes), sharey=True, squeeze=False)[0]
-    for axis, mode in zip(axes, settings.modes, strict=True):
-        members = [cell for cell in cells if cell.mode == mode]
-        names = list(members[0].timed)
-        width = 0.8 / len(names)
+def plot(
+    scenario: Scenario, shape: Shape, origin: Mapping[str, Any], cells: Sequence[Measured]
+) -> Figure:
+    """A panel for each metric: bars by cell and arm, whiskers from least to most."""
+    ran = [measured for measured in cells if measured.runs]
+    metrics = list(dict.fromkeys(j.metric for measured in ran for j in measured.cell.judged))
+    figure = Figure(figsize=(5.5 * max(1, len(metrics)), 4.2), layout="constrained")
+    names = list(dict.fromkeys(name for measured in ran for name in measured.runs))
+    axes = figure.subplots(1, max(1, len(metrics)), squeeze=False)[0]
+    for axis, metric in zip(axes, metrics, strict=False):
+        kind, width = METRICS[metric], 0.8 / len(names)
         for number, name in enumerate(names):
-            spreads = [Spread.of(speeds(cell, name)) for cell in members]
-            heights = [spread.median for spread in spreads]
-            below = [spread.median - spread.least for spread in spreads]
-            above = [spread.most - spread.median for spread in spreads]
-            places = [at + (number - (len(names) - 1) / 2) * width for at in range(len(members))]
+            members = [(at, m) for at, m in enumerate(ran) if name in m.runs]
+            spreads = [Spread.of(values(m, name, metric)) for _, m in members]
+            heights = [kind.scale * spread.median for spread in spreads]
+            below = [kind.scale * (spread.median - spread.least) for spread in spreads]
+            above = [kind.scale * (spread.most - spread.median) for spread in spreads]
+            places = [at + (number - (len(names) - 1) / 2) * width for at, _ in members]
             axis.bar(
-                places, heights, width, label=name, color=COLOURS[name],
+                places, heights, width, label=name, color=COLOURS[number % len(COLOURS)],
                 yerr=[below, above], capsize=2,
             )  # fmt: skip
-        axis.set_xticks(range(len(members)), [str(cell.concurrency) for cell in members])
-        axis.set_title(MODES[mode])
-        axis.set_xlabel("requests at once")
-        axis.legend()
-    axes[0].set_ylabel("tokens per second")
+        axis.set_xticks(range(len(ran)), [measured.cell.label for measured in ran])
+        axis.set_ylabel(kind.title)
+        axis.legend(fontsize="small")
     machine = origin["machine"]
     figure.suptitle(
-        f"{origin['command']} · {machine['cpu']}, {machine['cores']} cores", fontsize="small"
+        f"{scenario.says} · shape {shape.name} · {machine['cpu']}, {machine['cores']} cores",
+        fontsize="small",
     )
     return figure
 
 
 def write(
-    folder: Path, settings: Settings, origin: Mapping[str, Any], cells: Sequence[Cell]
+    folder: Path,
+    scenario: Scenario,
+    shape: Shape,
+    origin: Mapping[str, Any],
+    cells: Sequence[Measured],
 ) -> list[Path]:
     """Write the JSON, the table and the plot; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    data, text, image = (folder / f"{settings.name}.{end}" for end in ("json", "md", "png"))
-    data.write_text(json.dumps(figures(settings, origin, cells), indent=2) + "\n")
-    text.write_text(markdown(settings, origin, cells))
+    name = f"{scenario.name}_{shape.name}"
+    data, text, image = (folder / f"{name}.{end}" for end in ("json", "md", "png"))
+    facts = figures(scenario, shape, origin, cells)
+    data.write_text(json.dumps(facts, indent=2) + "\n")
+    text.write_text(markdown(scenario, shape, origin, cells))
     # Without matplotlib's version and date, equal figures make equal files.
-    plot(settings, origin, cells).savefig(image, dpi=120, metadata={"Software": None})
+    drawn = plot(scenario, shape, origin, cells)
+    drawn.savefig(image, dpi=120, metadata={"Software": None})
     return [data, text, image]

@@ -1,6 +1,6 @@
-"""Our server as its users run it: a registry filled by import, and the `rootstock serve` process.
+"""Server processes: ours as its users run it, and any other that has to come up before it is asked.
 
-Refuses to know what is asked of it.
+Refuses to know what is asked of them.
 """
 
 from __future__ import annotations
@@ -11,17 +11,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rootstock_adapters.base_card import BaseCard
-from rootstock_registry import Registry
-
-from benchmarks.workload import WrongAnswer
-
-BASE_NAME = "bench"
-TENANT = "local"
-START_LIMIT_S = 120.0
+START_LIMIT_S = 180.0
 STOP_LIMIT_S = 60.0
 
 
@@ -29,52 +22,57 @@ class ServerFailed(Exception):
     """The server did not start. The message ends with what it wrote."""
 
 
-def import_adapters(home: Path, base: Path, adapters: Mapping[str, Path]) -> None:
-    """Register `base` and publish each PEFT folder as version 1 of its name."""
-    card = BaseCard.read(base, BASE_NAME)
-    registry = Registry(home)
-    registry.add_base(card)
-    for name, folder in adapters.items():
-        registry.import_peft(TENANT, name, folder, card, promote="prod")
+@contextlib.contextmanager
+def serving(
+    home: Path, base: str, options: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Run `rootstock serve` on `base` (NAME=PATH); the value is its address.
+
+    Raises ServerFailed.
+    """
+    command = [
+        sys.executable, "-m", "rootstock_cli.main", "serve", "--base", base, "--home", str(home),
+        "--port", "0", "--grpc-port", "0", "--no-auth", "--no-sidecar", *options,
+    ]  # fmt: skip
+    announced = home / "run" / "server.json"
+    announced.unlink(missing_ok=True)  # of an earlier server of this home
+
+    def address() -> str | None:
+        return str(json.loads(announced.read_text())["url"]) if announced.exists() else None
+
+    with process(command, env or {}, home / "serve.log", address) as url:
+        yield url
 
 
 @contextlib.contextmanager
-def serving(home: Path, base: Path, threads: int) -> Iterator[str]:
-    """Run `rootstock serve`; the value is its address. Raises ServerFailed.
+def process(
+    command: Sequence[str], env: Mapping[str, str], log: Path, address: Callable[[], str | None]
+) -> Iterator[str]:
+    """Run `command` until the context ends; the value is its address, once there is one.
 
-    A WrongAnswer of the body leaves with what the server had to say about it.
+    Raises ServerFailed where it ends before, or takes too long.
     """
-    command = [
-        str(Path(sys.executable).with_name("rootstock")), "serve",
-        "--base", f"{BASE_NAME}={base}", "--home", str(home),
-        "--port", "0", "--grpc-port", "0", "--no-auth", "--no-sidecar",
-    ]  # fmt: skip
-    env = {**os.environ, "ROOTSTOCK_LIMITS__ENGINE__THREADS": str(threads)}
-    log = home / "serve.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **env}
+        )
     try:
-        yield _address(process, home / "run" / "server.json", log)
-    except WrongAnswer as error:
-        raise WrongAnswer(f"{error}\nThe server wrote:\n{_tail(log)}") from error
+        yield _wait(child, address, log)
     finally:
-        process.terminate()
+        child.terminate()
         try:
-            process.wait(STOP_LIMIT_S)
+            child.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            child.kill()
+            child.wait()
 
 
-def _address(process: subprocess.Popen[bytes], announced: Path, log: Path) -> str:
-    """Wait until the server says where it listens, which it does once it can answer."""
+def _wait(child: subprocess.Popen[bytes], address: Callable[[], str | None], log: Path) -> str:
     deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        if announced.exists():
-            return str(json.loads(announced.read_text())["url"])
+    while time.monotonic() < deadline and child.poll() is None:
+        if url := address():
+            return url
         time.sleep(0.1)
-    raise ServerFailed(f"`rootstock serve` does not answer; it wrote:\n{_tail(log)}")
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-4000:]
+    wrote = log.read_text(errors="replace")[-2000:].strip()
+    last = wrote.rpartition("\n")[2] or "it wrote nothing"
+    raise ServerFailed(f"{log.stem} does not answer: {last}\nIt wrote:\n{wrote}")

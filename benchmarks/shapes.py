@@ -5,27 +5,27 @@ Refuses to know who will serve them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
 from string import ascii_lowercase
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.workload import Settings, Shape, adapter_names
+from benchmarks.workload import RANKS, SEED, Shape
 
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_STD = 0.02  # Llama's own initializer_range: updates that change answers
 SPACE = "\u0120"  # how byte-level tokenizers write a space
 
 
-def make_base(settings: Settings, folder: Path) -> Path:
+def make_base(shape: Shape, path: Path) -> Path:
     """Write a Hugging Face folder with model and tokenizer; return it."""
-    shape = settings.shape
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(SEED)
     config = LlamaConfig(
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -35,36 +35,41 @@ def make_base(settings: Settings, folder: Path) -> Path:
         vocab_size=shape.vocab,
         tie_word_embeddings=False,
     )
-    path = folder / "base"
-    LlamaForCausalLM(config).to(getattr(torch, shape.dtype)).save_pretrained(path)
+    model = LlamaForCausalLM(config).to(getattr(torch, shape.dtype))
+    model.save_pretrained(path)
     _tokenizer(shape).save(str(path / "tokenizer.json"))
+    # vLLM looks here for the tokenizer's class.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
     return path
 
 
-def make_adapters(settings: Settings, base: Path, folder: Path) -> dict[str, Path]:
-    """Write one PEFT folder per adapter, on all seven linears, both matrices random.
+def make_adapter(shape: Shape, base: Path, number: int, path: Path) -> Path:
+    """Write the PEFT folder of adapter `number`: all seven linears, both matrices random."""
+    rank = RANKS[number % len(RANKS)]
+    generator = torch.Generator().manual_seed(SEED + number)
+    dtype = getattr(torch, shape.dtype)
 
-    Returns the folders by adapter name.
-    """
-    generator = torch.Generator().manual_seed(settings.seed)
-    names = adapter_names(settings)
-    for turn, rank in enumerate(settings.ranks):
-        model = _adapted(base, rank)
-        for name in names[turn :: len(settings.ranks)]:
-            for weight in (p for p in model.parameters() if p.requires_grad):
-                weight.data.normal_(std=ADAPTER_STD, generator=generator)
-            model.save_pretrained(str(folder / name))
-    return {name: folder / name for name in names}
+    def random(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes, generator=generator).mul_(ADAPTER_STD).to(dtype)
 
-
-def _adapted(base: Path, rank: int) -> PeftModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base)
+    tensors = {}
+    for layer, (linear, (inputs, outputs)) in product(range(shape.layers), shape.linears.items()):
+        place = f"base_model.model.model.layers.{layer}.{linear}"
+        tensors[f"{place}.lora_A.weight"] = random(rank, inputs)
+        tensors[f"{place}.lora_B.weight"] = random(outputs, rank)
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=list(LINEARS), task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=[linear.rpartition(".")[2] for linear in shape.linears],
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(base),
+        inference_mode=True,
     )
-    adapted = get_peft_model(model, config)
-    assert isinstance(adapted, PeftModel)
-    return adapted
+    path.mkdir(parents=True)
+    config.save_pretrained(str(path))
+    save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
+    return path
 
 
 def _tokenizer(shape: Shape) -> Tokenizer:

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from rootstock_cli import asking, exporting, registry, serving, tenants, training
+from rootstock_cli.bench import command as bench
 from rootstock_cli.demo import command as demo
 from rootstock_cli.failures import in_words
 
@@ -27,6 +28,7 @@ SERVE, MAKE, KEEP, USE = "Serve", "Make adapters", "Keep adapters", "Tenants and
 app.command("serve", rich_help_panel=SERVE)(serving.serve)
 app.command("sidecar", rich_help_panel=SERVE)(serving.sidecar)
 app.command("ask", rich_help_panel=SERVE)(asking.ask)
+app.command("bench", rich_help_panel=SERVE)(bench.bench)
 app.command("demo", rich_help_panel=SERVE)(demo.demo)
 app.command("train", rich_help_panel=MAKE)(training.train)
 app.command("pretrain", rich_help_panel=MAKE)(training.pretrain)

@@ -27,6 +27,8 @@ FLAGS = {
     "route set": "TASK --fallback --home --tenant",
     "export": "NAME --target --out --home",
     "ask": "PROMPT MODEL --url --max-tokens --temperature",
+    "bench": "--url --base --model --adapters --concurrency --rate --requests --zipf "
+    "--prompt-tokens --new-tokens --seed --scenario --shape --rounds --out",
     "demo": "--once --home",
 }
 

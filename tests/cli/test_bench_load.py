@@ -13,9 +13,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-
-from benchmarks.load import Served
-from benchmarks.workload import Ask, WrongAnswer
+from rootstock_cli.bench.load import closed_loop, open_loop
+from rootstock_cli.bench.traffic import Ask
 
 TOKENS = 5
 
@@ -83,52 +82,70 @@ def door() -> Iterator[Door]:
     thread.join(timeout=10)
 
 
-def asks(count: int, adapter: str | None = None) -> list[Ask]:
-    return [Ask((7, 8, 9), adapter) for _ in range(count)]
+def asks(count: int, model: str = "base") -> list[Ask]:
+    return [Ask((7, 8, 9), model, TOKENS) for _ in range(count)]
 
 
 def test_every_token_of_every_request_is_counted_once(door: Door) -> None:
-    run = Served(door.url, "base", TOKENS).run(asks(7), concurrency=3)
-    assert run.tokens == 7 * TOKENS
-    assert len(run.first_token_s) == 7
-    assert len(run.between_tokens_s) == 7 * (TOKENS - 1)
-    assert all(seconds >= 0.02 for seconds in run.first_token_s)
-    assert run.seconds >= 3 * 0.02  # three waves
+    load = closed_loop(door.url, asks(7), concurrency=3)
+    assert load.tokens == 7 * TOKENS
+    assert len(load.first_token_s) == 7
+    assert len(load.between_tokens_s) == 7 * (TOKENS - 1)
+    assert all(seconds >= 0.02 for seconds in load.first_token_s)
+    assert load.seconds >= 3 * 0.02  # three waves
+    assert not load.errors
 
 
 def test_the_loop_is_closed_at_the_asked_concurrency(door: Door) -> None:
-    Served(door.url, "four", TOKENS).run(asks(12), concurrency=4)
+    closed_loop(door.url, asks(12, "four"), concurrency=4)
     assert door.most == 4
     assert len(door.bodies) == 12
 
 
-def test_the_adapter_is_the_model_and_none_is_the_base(door: Door) -> None:
-    served = Served(door.url, "base", TOKENS)
-    run = served.run([*asks(1), *asks(1, "a00"), *asks(1, "a01")], concurrency=1)
-    assert [body["model"] for body in door.bodies] == ["base", "a00", "a01"]
-    assert run.digests == {"sha256:base", "sha256:a00", "sha256:a01"}
-    assert door.bodies[0]["prompt"] == [7, 8, 9]
-    assert door.bodies[0]["ignore_eos"] is True
+def test_the_open_loop_waits_for_no_answer(door: Door) -> None:
+    load = open_loop(door.url, asks(4, "four"), [0.0, 0.01, 0.02, 0.03])
+    assert load.tokens == 4 * TOKENS
+    assert door.most == 4
+
+
+def test_waiting_in_an_open_loop_counts_from_when_the_request_was_due(door: Door) -> None:
+    load = open_loop(door.url, asks(2), [0.0, 0.2])
+    first, second = load.answers
+    assert second.due - first.due == pytest.approx(0.2)
+    assert load.seconds >= 0.2 + 0.02
+    assert second.first_token_s >= 0.02
+
+
+def test_what_is_asked_is_greedy_and_of_a_fixed_length(door: Door) -> None:
+    load = closed_loop(door.url, [*asks(1), *asks(1, "a00")], concurrency=1)
+    assert [body["model"] for body in door.bodies] == ["base", "a00"]
+    assert {answer.digest for answer in load.answers} == {"sha256:base", "sha256:a00"}
+    wanted = {"prompt": [7, 8, 9], "ignore_eos": True, "temperature": 0, "max_tokens": TOKENS}
+    assert wanted.items() <= door.bodies[0].items()
 
 
 @pytest.mark.parametrize(
-    ("adapter", "complaint"),
+    ("model", "complaint"),
     [
         ("short", "3 tokens came, not 5"),
-        ("fails", "the engine died"),
-        ("cut", r"without \[DONE\]"),
-        ("unknown", "HTTP 404.*no such model"),
+        ("fails", "error in the stream: the engine died"),
+        ("cut", "the stream ended without [DONE]"),
+        ("unknown", "HTTP 404: no such model"),
     ],
 )
-def test_an_answer_that_is_not_whole_is_no_measurement(
-    door: Door, adapter: str, complaint: str
+def test_an_answer_that_is_not_whole_is_an_error_and_not_a_measurement(
+    door: Door, model: str, complaint: str
 ) -> None:
-    with pytest.raises(WrongAnswer, match=complaint):
-        Served(door.url, "base", TOKENS).run(asks(1, adapter), concurrency=1)
+    load = closed_loop(door.url, [*asks(2, model), *asks(1)], concurrency=1)
+    assert load.errors == {complaint: 2}
+    assert load.tokens == TOKENS
+    assert len(load.first_token_s) == 1
 
 
-def test_a_server_that_is_not_there_is_said_in_words() -> None:
+def test_a_server_that_is_not_there_is_an_error_of_every_request() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(WrongAnswer, match=f"{port} does not answer"):
-        Served(f"http://127.0.0.1:{port}", "base", TOKENS).run(asks(4), concurrency=2)
+    load = closed_loop(f"http://127.0.0.1:{port}", asks(4), concurrency=2)
+    assert not load.whole
+    assert sum(load.errors.values()) == 4
+    assert all(words.startswith("no answer: ") for words in load.errors)

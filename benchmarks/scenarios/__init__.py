@@ -1,0 +1,28 @@
+"""One scenario per file, by its name, in the order of the published table.
+
+Refuses to know how they are run.
+"""
+
+from benchmarks.scenario import Scenario
+from benchmarks.scenarios import (
+    all_different,
+    alone,
+    base,
+    cold,
+    decode_step,
+    embeddings,
+    enabled,
+    heads,
+    http,
+    int8,
+    many,
+)
+
+SCENARIOS: dict[str, Scenario] = {
+    room.SCENARIO.name: room.SCENARIO
+    for room in (
+        all_different, base, enabled, decode_step, alone, int8, cold, many, heads, embeddings, http,
+    )
+}  # fmt: skip
+# The default set: without what makes a thousand adapters.
+SHORT = tuple(name for name in SCENARIOS if name != "many")
