@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rootstock_cli.bench.origin import LIBRARIES, origin
 
-from benchmarks import report
+from benchmarks import report, summary
 from benchmarks.measure import Measured, measure
 from benchmarks.scenario import Scenario
 from benchmarks.scenarios import SCENARIOS, SHORT
@@ -91,6 +91,7 @@ def _run(
             origins = origin(command, (*LIBRARIES, *PEERS))
             for file in report.write(options.out, scenario, shape, origins, cells):
                 console.print(f"wrote {file}", markup=False)
+            summary.write(options.out, shape.name)
             if shape.name == "M":
                 stage.close()  # many copies of a large base would not fit
 

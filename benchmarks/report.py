@@ -54,7 +54,7 @@ class Comparison:
 
 
 def comparisons(measured: Measured, judged: Judged, shape: Shape) -> list[Comparison]:
-    """Against every arm that ran, then against what is known of others, for shape S only."""
+    """Against every arm that ran, then against what is known of others on this shape."""
     ours, *others = measured.runs
     found = []
     for other in others:
@@ -62,8 +62,7 @@ def comparisons(measured: Measured, judged: Judged, shape: Shape) -> list[Compar
         ratio = Spread.of(paired(measured, judged, other, shape))
         theirs = Spread.of(values(measured, other, judged.metric))
         found.append(Comparison(other, ratio, target, theirs, True))
-    known = judged.known if shape.name == "S" else {}
-    for name, figure in known.items():
+    for name, figure in judged.known.get(shape.name, {}).items():
         ratio = Spread.of([value / figure for value in values(measured, ours, judged.metric)])
         against = Spread.of([figure])
         found.append(Comparison(f"{name} (known)", ratio, judged.target, against, False))
@@ -195,8 +194,10 @@ def _figures_of(measured: Measured, shape: Shape) -> dict[str, Any]:
 
 
 def _judged(measured: Measured, judged: Judged, shape: Shape) -> dict[str, Any]:
+    ours = next(iter(measured.runs))
     return {
         "metric": judged.metric,
+        "ours": median(values(measured, ours, judged.metric)),
         "how": judged.how,
         "target": asdict(judged.target),
         "ratio_ceiling": judged.ratio_ceiling(shape) if judged.ratio_ceiling else None,
@@ -233,8 +234,8 @@ def markdown(
         f"exponent {ZIPF:g}.",
         "Arms take turns; a warm round does not count. Figures and ratios are medians "
         "(least-most); a ratio is that of two runs of one round, ours first. Known figures are "
-        "from two cores of another day and were not measured here. The ceiling is what bytes and "
-        "operations allow at the speeds measured before and after each round, and our share of "
+        "the best found on two cores of another day, not measured here. The ceiling is what bytes "
+        "and operations allow at the speeds measured before and after each round, and our share of "
         "it; drift is the fastest of those over the slowest.",
     ]
     text = "\n".join("| " + " | ".join(row) + " |" for row in lines)

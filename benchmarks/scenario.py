@@ -54,8 +54,8 @@ class Judged:
     metric: str
     target: Target
     how: Literal["over", "minus"] = "over"
-    # Figures for shape S from runs on two cores of another day: beside the ratios, never in one.
-    known: Mapping[str, float] = field(default_factory=dict)
+    # By shape and system, from runs on two cores of another day: beside what is measured here.
+    known: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     # Among the arms: those the target is about; None: all of them.
     against: tuple[str, ...] | None = None
     # From bytes and operations: how high the ratio could be; the target is a share of it.

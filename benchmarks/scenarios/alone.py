@@ -11,7 +11,11 @@ SCENARIO = Scenario(
             label="base alone",
             arms=(Ours("base", 1), Transformers(1), Vllm("base", 1)),
             judged=(
-                Judged("tokens_per_s", Target(at_least=0.8, aim=1.0), known={"llama.cpp": 203}),
+                Judged(
+                    "tokens_per_s",
+                    Target(at_least=0.8, aim=1.0),
+                    known={"S": {"llama.cpp": 203}, "M": {"llama.cpp": 27}},
+                ),
             ),
             load=("base", 1),
         ),
@@ -19,7 +23,11 @@ SCENARIO = Scenario(
             label="one adapter alone",
             arms=(Ours("same", 1), Peft("same", 1), Vllm("same", 1)),
             judged=(
-                Judged("tokens_per_s", Target(at_least=0.9, aim=1.1), known={"llama.cpp": 155}),
+                Judged(
+                    "tokens_per_s",
+                    Target(at_least=0.9, aim=1.1),
+                    known={"S": {"llama.cpp": 155}, "M": {"llama.cpp": 24}},
+                ),
             ),
             load=("same", 1),
         ),

@@ -11,7 +11,7 @@ INT8 = Server(dtype="int8")
 def _cell(label: str, load: tuple[Mode, int], target: Target, best: float) -> Cell:
     mode, count = load
     arms = (Ours(mode, count, INT8, name="int8"), Ours(mode, count, name="bfloat16"))
-    known = {"llama.cpp q8_0": best}
+    known = {"S": {"llama.cpp q8_0": best}}
     judged = Judged("tokens_per_s", target, known=known, against=())
     return Cell(label, arms, (judged,))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ceilings, report
+from benchmarks import ceilings, report, summary
 from benchmarks.arms import Ours, Peft, Vllm
 from benchmarks.calibrate import Calibration
 from benchmarks.measure import Measured
@@ -25,7 +25,7 @@ ORIGIN = {
 CELL = Cell(
     label="all different at 16",
     arms=(Ours("mixed", 16), Peft("mixed", 16), Vllm("mixed", 16)),
-    judged=(Judged("tokens_per_s", Target(at_least=4, aim=6), known={"llama.cpp": 15}),),
+    judged=(Judged("tokens_per_s", Target(at_least=4, aim=6), known={"S": {"llama.cpp": 15}}),),
     load=("mixed", 16),
 )
 SCENARIO = Scenario("all-different", "All different", [CELL])
@@ -123,6 +123,21 @@ def test_every_file_says_which_command_made_it_where(measured: Measured, tmp_pat
     assert "vllm was not run: vLLM is not there" in text.read_text()
     assert "a processor" in text.read_text()
     assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_summary_has_a_line_for_each_comparison_of_each_scenario_that_ran(
+    measured: Measured, tmp_path: Path
+) -> None:
+    report.write(tmp_path, SCENARIO, S, ORIGIN, [measured])
+    absent = Measured(CELL, {}, skipped={"int8": "refused\nwith a log"})
+    report.write(tmp_path, replace(SCENARIO, name="int8"), S, ORIGIN, [absent])
+    lines = summary.write(tmp_path, "S").read_text().splitlines()
+    assert [line.split(" | ")[4:7] for line in lines if line.startswith("| [all-different]")] == [
+        ["peft", "4.00", "yes"],
+        ["llama.cpp (known)", "2.00", "no"],
+    ]
+    (skipped,) = (line for line in lines if line.startswith("| [int8](int8_S.md)"))
+    assert "skipped: refused |" in skipped
 
 
 def test_the_step_ratio_is_the_base_over_base_and_adapters_in_bytes() -> None:

@@ -30,7 +30,7 @@ class Door:
 
 
 def _event(*ids: int) -> bytes:
-    choices = [{"index": 0, "text": "", "token_ids": list(ids)}]
+    choices = [{"index": 0, "text": "", "token_ids": list(ids)} if ids else {"text": "word"}]
     return b"data: " + json.dumps({"choices": choices}).encode() + b"\n\n"
 
 
@@ -42,6 +42,8 @@ async def _answer(door: Door, script: str) -> AsyncIterator[bytes]:
     if script == "four":  # nobody gets an answer before four have asked
         await asyncio.wait_for(door.four.wait(), 10)
     yield _event(1)[7:] + _event(2, 3)  # two events in one piece, two tokens in one event
+    if script == "plain":
+        yield _event()
     if script == "fails":
         yield b'data: {"error": {"message": "the engine died"}}\n\n'
         return
@@ -129,6 +131,7 @@ def test_what_is_asked_is_greedy_and_of_a_fixed_length(door: Door) -> None:
     [
         ("short", "3 tokens came, not 5"),
         ("fails", "error in the stream: the engine died"),
+        ("plain", "the server does not know return_token_ids: its tokens cannot be counted"),
         ("cut", "the stream ended without [DONE]"),
         ("unknown", "HTTP 404: no such model"),
     ],

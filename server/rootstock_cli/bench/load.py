@@ -126,7 +126,7 @@ class Caller:
                     raise _Wrong(f"error in the stream: {_message(event)}")
                 arrived = time.perf_counter()
                 for choice in event["choices"]:
-                    arrivals += [arrived] * len(choice["token_ids"])
+                    arrivals += [arrived] * _tokens(choice)
             return response.headers.get(DIGEST_HEADER, "")
 
 
@@ -186,6 +186,12 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
             if event.startswith(b"data: "):
                 yield json.loads(event.removeprefix(b"data: "))
     raise _Wrong("the stream ended without [DONE]")
+
+
+def _tokens(choice: dict[str, Any]) -> int:
+    if (ids := choice.get("token_ids")) is None:
+        raise _Wrong("the server does not know return_token_ids: its tokens cannot be counted")
+    return len(ids)
 
 
 def _said(body: bytes) -> str:
