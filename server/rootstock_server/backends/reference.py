@@ -140,7 +140,7 @@ class Reference:
             tokens = slice(row.start, row.stop)
             mask = None
             if window is not None:
-                position = torch.arange(row.tokens)
+                position = torch.arange(row.tokens, device=query.device)
                 mask = (position[:, None] - position[None]).abs() <= window - 1
             q, k, v = (t[None, :, tokens] for t in (query, key, value))
             parts.append(_softmax_attention(q, k, v, mask, scaling, None)[0].transpose(0, 1))

@@ -9,4 +9,9 @@ from rootstock_server.backends.reference import Reference
 
 
 def backend_for(device: torch.device) -> Backend:
+    if device.type == "cuda":
+        # Imported here alone: Triton is there only where a GPU's torch is.
+        from rootstock_server.backends.triton.backend import Triton
+
+        return Triton()
     return Reference(device.type)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ class Step:
     memories: tuple[Memory | None, ...] = ()  # of an encoder-decoder's rows, one for each
     encodes: bool = False  # of an encoder-decoder: its encoder reads, its decoder writes
     backend: Backend | None = None  # the base's, set when the step runs
-    scratch: dict[object, Tensor] = field(default_factory=dict)  # masks and indices, per step
+    scratch: dict[object, Any] = field(default_factory=dict)  # a backend's masks and indices
 
 
 _running = threading.local()

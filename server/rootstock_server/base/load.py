@@ -151,8 +151,8 @@ def load_model(path: Path, card: BaseCard, dtype: str) -> PreTrainedModel:
     return model.eval().requires_grad_(False).to(device)
 
 
-def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
-    """Make `model` packed and adaptable, in place.
+def prepare(model: PreTrainedModel, card: BaseCard, backend: Backend | None = None) -> Base:
+    """Make `model` packed and adaptable, in place; without a `backend`, its device chooses.
 
     Raises BaseError where one request could change the answer of another.
     """
@@ -161,7 +161,7 @@ def prepare(model: PreTrainedModel, card: BaseCard) -> Base:
     generates = card.task != "encode"
     backbone = _backbone(model) if generates else model
     dtype = model.dtype
-    backend = backend_for(model.device)
+    backend = backend or backend_for(model.device)
     heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
     use_packed_attention(model)
     groups = adapt(backbone, backend)
