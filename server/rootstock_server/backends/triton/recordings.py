@@ -178,7 +178,13 @@ def _only(value: Any, kind: type, known: set[str]) -> bool:
     if type(value) is not kind:
         return False
     others = (getattr(value, f.name) for f in fields(value) if f.name not in known)
-    return all(other is None or other is False or other in ((), [], {}) for other in others)
+    return all(_says_nothing(other) for other in others)
+
+
+def _says_nothing(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(each is None for each in value)
+    return value is None or value is False or value == {}
 
 
 class _Identity:
