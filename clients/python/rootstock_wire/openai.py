@@ -1,8 +1,8 @@
 """OpenAI's messages as Rootstock speaks them: completions, chat, embeddings, models, errors.
 
 Names and meanings are OpenAI's, with vLLM's extras (`top_k`, `min_tokens`, `ignore_eos`,
-`return_token_ids`). A `…Body` is a request without `model`, which a task's route fills in.
-Refuses to know how an answer is made.
+`return_token_ids`), and the languages of a translation. A `…Body` is a request without `model`,
+which a task's route fills in. Refuses to know how an answer is made.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ Stop = Annotated[
     | Annotated[None, Tag("none")],
     Discriminator(lambda x: "none" if x is None else "texts" if isinstance(x, list) else "text"),
 ]
+Language = Annotated[str, Field(min_length=2, max_length=16)]
 FinishReason = Literal["stop", "length"]
 
 
@@ -50,6 +51,8 @@ class GenerationBody(Ask):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: User | None = None
+    source_lang: Language | None = None
+    target_lang: Language | None = None
 
     frequency_penalty: Annotated[float | None, only(None, 0, 0.0)] = None
     presence_penalty: Annotated[float | None, only(None, 0, 0.0)] = None

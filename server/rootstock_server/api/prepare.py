@@ -15,6 +15,7 @@ from rootstock_registry import Version
 from rootstock_wire.fields import as_list
 from rootstock_wire.openai import ChatBody, CompletionBody
 
+from rootstock_server.api import text2text
 from rootstock_server.api.stream import Row
 from rootstock_server.base.tokenizer import ChatTemplateError, Tokenizer
 from rootstock_server.engine.client import EngineClient
@@ -77,7 +78,8 @@ class Target:
 
 def prompts(target: Target, body: CompletionBody | ChatBody) -> list[list[int]]:
     """The token ids of each prompt. Raises BadRequest, AdapterMismatch."""
-    if target.base.card.task != "generate":
+    card = target.base.card
+    if card.task == "encode":
         raise AdapterMismatch(
             f"model: {target.model} is on the encoder {target.base.card.name}, "
             "which generates no text; use /v1/classify or /v1/embeddings",
@@ -87,6 +89,11 @@ def prompts(target: Target, body: CompletionBody | ChatBody) -> list[list[int]]:
         raise AdapterMismatch(
             f"model: {target.model} has only a head; use it with /v1/classify", param="model"
         )
+    text2text.check_languages(card, body)
+    if card.task == "text2text":
+        inputs, field = text2text.sources(card, target.base.tokenizer, body)
+        begin = text2text.beginning(card, target.base.tokenizer, body)
+        return [[*ids, *begin] for ids in encode(target, inputs, field)]
     if isinstance(body, CompletionBody):
         return encode(target, as_list(body.prompt), "prompt")
     try:
@@ -127,14 +134,19 @@ def encode(target: Target, inputs: Sequence[str | list[int]], param: str) -> lis
 def rows(target: Target, body: CompletionBody | ChatBody, ids: list[list[int]]) -> list[Row]:
     """One row per answer, `n` for each prompt, in the order of their indices."""
     n = body.n or 1
+    begin: list[int] = []
+    if target.base.card.task == "text2text":
+        begin = text2text.beginning(target.base.card, target.base.tokenizer, body)
     made = []
     for index in range(len(ids) * n):
         prompt_ids = ids[index // n]
+        source = len(prompt_ids) - len(begin) if begin else 0
         command = Generate(
             id=uuid.uuid4().hex,
             prompt_ids=prompt_ids,
+            source=source,
             adapters=target.adapters,
-            sampling=_sampling(target.base.card, body, prompt_ids, index),
+            sampling=_sampling(target.base.card, body, prompt_ids[source:], index),
         )
         made.append(Row(index, command, body.stops))
     return made

@@ -18,6 +18,8 @@ from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.decoders import DecodeStream
 from transformers.utils.chat_template_utils import render_jinja_template
 
+# ISO 639 codes as M2M100 has them, with a script as NLLB has them.
+_LANGUAGE = re.compile(r"[a-z]{2,3}(_[A-Z][a-z]{3})?")
 # Private-use characters around a special token that a caller wrote inside a message.
 _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 _MARKED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}|[{_OPEN}{_CLOSE}]")
@@ -54,6 +56,20 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a caller's text, with what the base itself puts around a text ([CLS], <s>)."""
         return list(self._text_side.encode(text).ids)
+
+    def language(self, code: str) -> int | None:
+        """The token of a language: `de` is `__de__` (M2M100), `deu_Latn` is itself (NLLB)."""
+        if not _LANGUAGE.fullmatch(code):
+            return None
+        token = code if "_" in code else f"__{code}__"
+        found: int | None = self._text_side.token_to_id(token)
+        return found
+
+    def in_language(self, text: str, language: int) -> list[int]:
+        """The ids of a text to be translated, as both families put it: language, text, end."""
+        end = self._text_side.token_to_id(self._names.get("eos_token", "</s>"))
+        ids = self._text_side.encode(text, add_special_tokens=False).ids
+        return [language, *ids] if end is None else [language, *ids, end]
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of `{role, content, name?}` messages and the opening of the next answer.
