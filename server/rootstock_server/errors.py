@@ -11,6 +11,7 @@ This room refuses to know about transports: `api/` turns these classes into bodi
     │   ├── AdapterMismatch         400 FAILED_PRECONDITION
     │   └── OverQuota               429 RESOURCE_EXHAUSTED
     ├── Overloaded                  503 UNAVAILABLE, with Retry-After
+    ├── DeadlineExceeded            504 DEADLINE_EXCEEDED
     └── ServerFault                 500 INTERNAL
         └── CorruptAdapter          500 DATA_LOSS
 """
@@ -90,6 +91,14 @@ class Overloaded(RootstockError):
     type = "service_unavailable_error"
     code = "overloaded"
     retry_after_s = 1
+
+
+class DeadlineExceeded(RootstockError):
+    """The answer took longer than it was wanted (`request_timeout_s`, or a gRPC deadline)."""
+
+    status = 504
+    grpc_status = "DEADLINE_EXCEEDED"
+    code = "deadline_exceeded"
 
 
 class ServerFault(RootstockError):

@@ -6,6 +6,7 @@ Commands are applied between steps, by the same thread. Refuses to know sockets 
 from __future__ import annotations
 
 import logging
+import time
 
 from rootstock_adapters.op import Prepared
 from rootstock_registry.blobs import BlobStore
@@ -71,8 +72,9 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Run one batch: the frozen base once, many adapters. Empty when nothing can run."""
+        events = self.scheduler.expire(time.time())
         waiting = [request.versions for request in self.scheduler.waiting]
-        events = self.scheduler.drop_unloadable(self.residency.settle(waiting))
+        events += self.scheduler.drop_unloadable(self.residency.settle(waiting))
         batch = self.scheduler.next_batch()
         self._runnable = bool(batch.shares)
         if batch.shares:
@@ -85,18 +87,19 @@ class Engine:
         self._runnable = True
 
     def _run(self, batch: Batch) -> list[Output]:
-        """Outputs of the batch. Whatever goes wrong ends these requests, never the engine."""
+        """Outputs of the batch. Whatever goes wrong ends the request at fault, never the engine."""
         try:
             hidden = self._runner.forward(batch)
             outputs = read_out(self.base, self._runner, hidden, batch)
         except Exception:
-            log.exception("a step failed; its requests are answered with an error")
-            outputs = [Fault("ServerFault", "the step failed; see the server's log")] * len(
-                batch.shares
-            )
+            if len(batch.shares) > 1:
+                log.warning("a step failed; each of its requests is tried once more, alone")
+                return [output for one in batch.apart() for output in self._run(one)]
+            log.exception("a request's step failed; it is answered with an error")
+            outputs = [Fault("ServerFault", "the step failed; see the server's log")]
         for share, output in zip(batch.shares, outputs, strict=True):
             if isinstance(output, Fault):
-                self._wipe(share.request.blocks)
+                self._wipe(share.request.blocks[share.request.keyed :])
         return outputs
 
     def _wipe(self, blocks: tuple[int, ...]) -> None:
@@ -111,6 +114,8 @@ class Engine:
             kv_blocks_used=self._blocks.used if self._blocks else 0,
             kv_blocks=self._blocks.total if self._blocks else 0,
             steps=self._steps,
+            preemptions=self.scheduler.preemptions,
+            prefix_hit_tokens=self.scheduler.prefix_hit_tokens,
             resident=[
                 Resident(version=v.digest, bytes=v.nbytes, leases=v.leases) for v in self.residency
             ],

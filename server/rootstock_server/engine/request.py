@@ -50,6 +50,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True):
     sampling: Sampling
     source: int = 0
     adapters: list[Adapter] = []
+    owner: str = ""  # an opaque key: turns are shared between owners, cached prefixes are not
+    deadline: float | None = None  # seconds since the epoch; later, nobody waits for the answer
 
 
 class Encode(msgspec.Struct, frozen=True, tag="encode", kw_only=True):
@@ -64,6 +66,8 @@ class Encode(msgspec.Struct, frozen=True, tag="encode", kw_only=True):
     heads: list[str]
     adapters: list[Adapter] = []
     embed: bool = False
+    owner: str = ""
+    deadline: float | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -117,6 +121,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat", kw_only=True):
     kv_blocks_used: int
     kv_blocks: int
     steps: int
+    preemptions: int
+    prefix_hit_tokens: int  # prompt tokens that were found in the cache
     resident: list[Resident]
 
 
@@ -150,6 +156,7 @@ class Request:
     tokens: list[int]  # the prompt, then what was generated
     computed: int = 0  # how many of them the base has seen
     blocks: tuple[int, ...] = ()  # its share of the KV cache
+    keyed: int = 0  # how many of them the cache knows by their key
     leases: dict[str, ResidentVersion] = field(default_factory=dict)  # by digest, once admitted
     generator: torch.Generator | None = None  # its own random numbers, so batches cannot matter
     hidden: list[torch.Tensor] = field(default_factory=list)  # Encode: [t, D] of each chunk
@@ -159,6 +166,10 @@ class Request:
     @property
     def id(self) -> str:
         return self.command.id
+
+    @property
+    def owner(self) -> str:
+        return self.command.owner
 
     @property
     def pending(self) -> int:
@@ -175,13 +186,24 @@ class Request:
         """Of its next token, in the half of the base that reads it."""
         return self.computed if self.reading else self.computed - self.source
 
+    def most_tokens(self) -> int:
+        """Tokens of the prompt and of the longest answer."""
+        command = self.command
+        new = command.sampling.max_tokens if isinstance(command, Generate) else 0
+        return len(command.prompt_ids) + new
+
+    @property
+    def untrusted_blocks(self) -> tuple[int, ...]:
+        """Blocks from which nothing sound was read yet: what is in them may not be finite."""
+        return () if self.generated else self.blocks[self.keyed :]
+
     @property
     def generated(self) -> int:
         return len(self.tokens) - len(self.command.prompt_ids)
 
     @property
     def decoding(self) -> bool:
-        return self.generated > 0
+        return self.computed > 0 and self.generated > 0 and self.pending == 1
 
     @cached_property
     def versions(self) -> frozenset[str]:
@@ -214,6 +236,13 @@ class Batch:
 
     shares: tuple[Share, ...]
     decode_rows: int
+
+    def apart(self) -> list[Batch]:
+        """The same shares, each in a batch of its own."""
+        return [
+            Batch((share,), decode_rows=int(number < self.decode_rows))
+            for number, share in enumerate(self.shares)
+        ]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What runs next: decode first, then prefill chunks, in the order of arrival.
+"""What runs next: decode first, then prefill chunks, fairly between owners.
 
 Knows blocks, leases and token counts. Refuses to know what versions contain and what texts say.
 """
@@ -13,7 +13,9 @@ from rootstock_adapters.base_card import BaseCard
 
 from rootstock_server.adapters.residency import Residency
 from rootstock_server.config import EngineLimits
+from rootstock_server.engine.fairness import GENERATED, READ, ServedTokens
 from rootstock_server.engine.kv_blocks import KvBlocks
+from rootstock_server.engine.prefixes import Prefixes
 from rootstock_server.engine.request import (
     Batch,
     Encode,
@@ -28,7 +30,7 @@ from rootstock_server.engine.request import (
     Share,
     Token,
 )
-from rootstock_server.errors import BadRequest, Overloaded, RootstockError
+from rootstock_server.errors import BadRequest, DeadlineExceeded, Overloaded, RootstockError
 
 
 class Scheduler:
@@ -42,75 +44,80 @@ class Scheduler:
         eos_ids: frozenset[int],
         card: BaseCard,
     ) -> None:
-        self._limits, self._residency, self._blocks = limits, residency, blocks
+        self._limits, self._residency = limits, residency
+        self._cache = Prefixes(blocks) if blocks is not None else None
         self._eos_ids, self._card = eos_ids, card
-        self.waiting: deque[Request] = deque()
-        self.running: list[Request] = []
+        self._served = ServedTokens()
+        self._waiting: deque[Request] = deque()  # in order of arrival, preempted ones before
+        self.running: list[Request] = []  # in order of admission
+        self.preemptions = 0
+
+    @property
+    def waiting(self) -> list[Request]:
+        """Whose turn it is first, first."""
+        return self._served.order(self._waiting)
+
+    @property
+    def prefix_hit_tokens(self) -> int:
+        return self._cache.hit_tokens if self._cache else 0
 
     def add(self, command: Generate | Encode) -> None:
         """Queue a request. Raises Overloaded for a full queue, BadRequest if it can never fit."""
-        if len(self.waiting) >= self._limits.max_waiting:
+        if len(self._waiting) >= self._limits.max_waiting:
             raise Overloaded("the engine's queue is full; try again in a moment")
         request = Request(command, list(command.prompt_ids))
         if self._card.task == "text2text":
             request.source = _source_tokens(command)
-        total = self._most_tokens(request)
-        longest = max(request.source, total - request.source)
-        if not command.prompt_ids or longest > self._card.context_length:
-            raise BadRequest(
-                f"{len(command.prompt_ids)} prompt tokens and what is to be generated do not fit "
-                f"the base's context of {self._card.context_length}"
-            )
-        if not 0 <= min(command.prompt_ids) <= max(command.prompt_ids) < self._card.vocab_size:
-            raise BadRequest(f"the base has no embedding for ids beyond {self._card.vocab_size}")
-        if self._blocks is not None and KvBlocks.needed(total) > self._blocks.total:
-            raise BadRequest(f"{total} tokens do not fit this server's KV cache (kv_cache_mib)")
+        self._check(request)
         if isinstance(command, Generate) and command.sampling.temperature > 0:
             seed = command.sampling.seed
             request.generator = torch.Generator()
             request.generator.manual_seed(seed) if seed is not None else request.generator.seed()
-        self.waiting.append(request)
+        self._waiting.append(request)
+        self._served.arrive(request.owner)
 
     def cancel(self, request_id: str) -> tuple[int, ...]:
-        """Forget a request wherever it is. Returns its blocks, which are free at once."""
-        for request in self.running:
+        """Forget a request wherever it is. Returns blocks whose content is not to be trusted."""
+        for request in [*self.running, *self._waiting]:
             if request.id == request_id:
-                self._finish(request)
-                return request.blocks
-        for request in self.waiting:
-            if request.id == request_id:
-                self.waiting.remove(request)
-                break
+                return self._drop(request)
         return ()
+
+    def expire(self, now: float) -> list[Event]:
+        """Fail the requests whose deadline is past `now`, in seconds since the epoch."""
+        events: list[Event] = []
+        for request in [*self.running, *self._waiting]:
+            deadline = request.command.deadline
+            if deadline is not None and deadline < now:
+                self._drop(request)
+                events.append(_failed(request, DeadlineExceeded("the request's deadline is past")))
+        return events
 
     def drop_unloadable(self, failed: dict[str, RootstockError]) -> list[Event]:
         """Fail the waiting requests whose versions cannot be loaded, or not be combined."""
         events: list[Event] = []
-        for request in list(self.waiting):
+        for request in list(self._waiting):
             error = next((failed[d] for d in request.versions if d in failed), None)
             error = error or self._misfit(request)
             if error is not None:
-                self.waiting.remove(request)
-                events.append(
-                    Failed(id=request.id, error=type(error).__name__, message=error.message)
-                )
+                self._drop(request)
+                events.append(_failed(request, error))
         return events
 
     def next_batch(self) -> Batch:
         """The next step's shares; empty when nothing can run."""
-        shares = [Share(r, 1) for r in self.running if r.decoding]
+        shares = self._decode_shares()
         decode_rows = len(shares)
         budget = self._limits.max_batch_tokens - decode_rows
         chunks: list[Share] = []
         for request in [r for r in self.running if not r.decoding]:
             budget = self._chunk(request, budget, chunks)
-        for request in list(self.waiting):
-            if budget <= 0 or len(self.running) >= self._limits.max_running:
+        while budget > 0 and len(self.running) < self._limits.max_running:
+            # Who waits for a version lets others pass; who waits for blocks does not, or a long
+            # request would never run.
+            request = next((r for r in self.waiting if self._resident(r)), None)
+            if request is None or not self._admit(request):
                 break
-            if not self._resident(request):
-                continue  # its version is still on its way: others may pass
-            if not self._admit(request):
-                break  # no blocks: nobody may pass, or a long request would never run
             budget = self._chunk(request, budget, chunks)
         return Batch((*sorted(shares, key=_by_slot), *sorted(chunks, key=_by_slot)), decode_rows)
 
@@ -123,12 +130,41 @@ class Scheduler:
             if isinstance(output, Sampled):
                 events.append(self._advance(request, output))
             elif isinstance(output, Encoded):
-                self._finish(request)
+                self._drop(request)
                 events.append(output)
             elif isinstance(output, Fault):
-                self._finish(request)
+                self._drop(request)
                 events.append(Failed(id=request.id, error=output.error, message=output.message))
         return events
+
+    def _check(self, request: Request) -> None:
+        ids, total = request.command.prompt_ids, request.most_tokens
+        longest = max(request.source, total - request.source)
+        if not ids or longest > self._card.context_length:
+            raise BadRequest(
+                f"{len(ids)} prompt tokens and what is to be generated do not fit "
+                f"the base's context of {self._card.context_length}"
+            )
+        if not 0 <= min(ids) <= max(ids) < self._card.vocab_size:
+            raise BadRequest(f"the base has no embedding for ids beyond {self._card.vocab_size}")
+        if self._cache is not None and not self._cache.could_hold(total - request.source):
+            raise BadRequest(f"{total} tokens do not fit this server's KV cache (kv_cache_mib)")
+
+    def _decode_shares(self) -> list[Share]:
+        """One token for each request that generates; the last admitted make room where needed."""
+        shares = []
+        for request in list(self.running):
+            while request.decoding and self._cache and not self._cache.grow(request):
+                self._preempt(self.running[-1])
+            if request.decoding:
+                shares.append(Share(request, 1))
+        return shares
+
+    def _preempt(self, request: Request) -> None:
+        """Back to the head of the queue; its tokens are read again when there is room."""
+        self.preemptions += 1
+        self._release(request)
+        self._waiting.appendleft(request)
 
     def _chunk(self, request: Request, budget: int, chunks: list[Share]) -> int:
         """Give `request` as much of the budget as it can use; encoders need all in one step."""
@@ -137,18 +173,13 @@ class Scheduler:
             tokens = request.source
             if tokens > budget and chunks:
                 return 0
-        elif self._blocks is not None:
+        elif self._cache is not None:
             tokens = min(tokens, budget)
         elif tokens > budget and chunks:
             return 0
         if tokens > 0:
             chunks.append(Share(request, tokens))
         return budget - tokens
-
-    def _most_tokens(self, request: Request) -> int:
-        command = request.command
-        new = command.sampling.max_tokens if isinstance(command, Generate) else 0
-        return len(command.prompt_ids) + new
 
     def _resident(self, request: Request) -> bool:
         return all(self._residency.available(digest) for digest in request.versions)
@@ -165,18 +196,19 @@ class Scheduler:
         return None
 
     def _admit(self, request: Request) -> bool:
-        if self._blocks is not None:
-            blocks = self._blocks.take(self._most_tokens(request))
-            if blocks is None:
-                return False
-            request.blocks = blocks
+        if self._cache is not None and not self._cache.admit(request, spare=len(self.running)):
+            return False
         request.leases = {digest: self._residency.lease(digest) for digest in request.versions}
-        self.waiting.remove(request)
+        self._waiting.remove(request)
         self.running.append(request)
+        self._served.charge(request.owner, READ * request.pending)
         return True
 
     def _advance(self, request: Request, sampled: Sampled) -> Token:
         request.tokens.append(sampled.token_id)
+        self._served.charge(request.owner, GENERATED)
+        if self._cache is not None:
+            self._cache.remember(request)
         command = request.command
         assert isinstance(command, Generate)
         reason = None
@@ -185,7 +217,7 @@ class Scheduler:
         elif request.generated >= command.sampling.max_tokens:
             reason = "length"
         if reason:
-            self._finish(request)
+            self._drop(request)
         return Token(
             id=request.id,
             token_id=sampled.token_id,
@@ -194,12 +226,28 @@ class Scheduler:
             finish_reason=reason,
         )
 
-    def _finish(self, request: Request) -> None:
+    def _drop(self, request: Request) -> tuple[int, ...]:
+        """Forget a request wherever it is. Returns blocks whose content is not to be trusted."""
+        self._served.leave(request.owner)
+        if request not in self.running:
+            self._waiting.remove(request)
+            return ()
+        blocks = request.untrusted_blocks
+        self._release(request)
+        return blocks
+
+    def _release(self, request: Request) -> None:
+        """Out of the running: its blocks and leases are free at once."""
         self.running.remove(request)
-        if self._blocks is not None:
-            self._blocks.give_back(request.blocks)
+        if self._cache is not None:
+            self._cache.release(request)
         for digest in request.leases:
             self._residency.release(digest)
+        request.leases = {}
+
+
+def _failed(request: Request, error: RootstockError) -> Failed:
+    return Failed(id=request.id, error=type(error).__name__, message=error.message)
 
 
 def _source_tokens(command: Generate | Encode) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.op import Prepared, Readout
 from rootstock_server.adapters.residency import Residency
 from rootstock_server.adapters.slots import Slots
+from rootstock_server.backends.kv_cache import BLOCK_TOKENS
 from rootstock_server.backends.reference import Reference
 from rootstock_server.config import EngineLimits
 from rootstock_server.engine.kv_blocks import KvBlocks
@@ -45,11 +47,20 @@ class Desk:
     def _fetch(digest: str) -> Prepared:
         return Prepared(readout=Readout("mean", False, ("a",), torch.ones(1, 4), torch.ones(1)))
 
-    def add(self, name: str, tokens: int = 4, version: str | None = None, **more: object) -> None:
+    def add(self, name: str, tokens: int = 4, **more: object) -> None:
+        self.ask(name, [5] * tokens, **more)
+
+    def ask(
+        self, name: str, prompt: list[int], version: str | None = None, owner: str = "",
+        deadline: float | None = None, **more: object,
+    ) -> None:  # fmt: skip
         sampling = Sampling(**({"max_tokens": 4, "temperature": 0.0} | more))
-        adapters = [Adapter(version)] if version else []
-        command = Generate(id=name, prompt_ids=[5] * tokens, adapters=adapters, sampling=sampling)
-        self.scheduler.add(command)
+        self.scheduler.add(
+            Generate(
+                id=name, prompt_ids=prompt, sampling=sampling, owner=owner, deadline=deadline,
+                adapters=[Adapter(version)] if version else [],
+            )
+        )  # fmt: skip
 
     def encode(self, name: str, tokens: int) -> None:
         self.scheduler.add(Encode(id=name, prompt_ids=[5] * tokens, heads=[]))
@@ -174,25 +185,154 @@ def test_who_waits_for_blocks_lets_nobody_pass(desk):
     assert [name for name, _ in one.step()] == ["long", "short"]
 
 
-def test_a_request_takes_all_the_blocks_it_can_ever_need(desk):
+def test_blocks_are_taken_as_they_are_needed(desk):
     one = desk(blocks=4)
-    one.add("a", 30, max_tokens=3)
-    one.step()
-    assert one.blocks.used == 2
-    assert len(set(one.scheduler.running[0].blocks)) == 2
+    one.add("a", 31, max_tokens=40)
+    held = [len(one.scheduler.running[0].blocks) for _ in range(35) if one.step()]
+    assert held == [1] * 2 + [2] * 32 + [3]
 
 
-def test_running_requests_never_share_a_block(desk):
+def test_the_last_to_enter_makes_room_and_is_read_again(desk):
+    one = desk(blocks=3)
+    one.add("old", 30, max_tokens=40, owner="x")
+    one.add("new", 20, max_tokens=20, owner="y")
+    steps = [one.step() for _ in range(4)]
+    assert steps[:3] == [[("old", 30), ("new", 20)]] + [[("old", 1), ("new", 1)]] * 2
+    while one.scheduler.preemptions == 0:
+        steps.append(one.step())
+    assert [request.id for request in one.scheduler.running] == ["old"]
+    assert one.scheduler.waiting[0].computed == 0
+    events = []
+    while not one.is_empty():
+        batch = one.batch()
+        events += one.commit(batch)
+    tokens = [event.id for event in events]
+    # What was generated before is not generated again.
+    generated = {name: sum(1 for s in steps for n, t in s if n == name) for name in ("old", "new")}
+    assert tokens.count("new") + generated["new"] >= 20
+    assert {e.id: e.finish_reason for e in events if e.finish_reason} == {
+        "old": "length",
+        "new": "length",
+    }
+
+
+def test_every_block_belongs_to_one_request_or_to_one_prefix(desk):
     one = desk(blocks=12, max_batch_tokens=16)
     chance = random.Random(3)
-    for number in range(30):
-        one.add(str(number), chance.randint(1, 70), max_tokens=chance.randint(1, 40))
+    for number in range(60):
+        prompt = [chance.choice([5, 6])] * 32 + [chance.randint(3, 9)] * chance.randint(1, 38)
+        one.ask(str(number), prompt, max_tokens=chance.randint(1, 40), owner=chance.choice("xy"))
     while not one.is_empty():
         one.step()
-        held = [block for request in one.scheduler.running for block in request.blocks]
-        assert len(held) == len(set(held)) == one.blocks.used
-        if chance.random() < 0.2 and one.scheduler.running:
-            one.scheduler.cancel(chance.choice(one.scheduler.running).id)
+        running = one.scheduler.running
+        held = Counter(block for request in running for block in request.blocks)
+        assert len(held) == one.blocks.used
+        for block in (block for block, holders in held.items() if holders > 1):
+            sharing = [request for request in running if block in request.blocks]
+            [place] = {request.blocks.index(block) for request in sharing}
+            stop = (place + 1) * BLOCK_TOKENS
+            assert len({tuple(request.tokens[:stop]) for request in sharing}) == 1
+            assert len({request.owner for request in sharing}) == 1
+            assert all(request.computed >= stop for request in sharing)
+        if chance.random() < 0.2 and running:
+            one.scheduler.cancel(chance.choice(running).id)
+    assert one.scheduler.prefix_hit_tokens > 0
+
+
+def test_a_prefix_is_found_again_under_the_same_adapters_and_owner_only(desk):
+    one = desk()
+    one.bring("v", "w")
+    prompt = list(range(3, 73))  # two full blocks and a rest
+
+    def hits(name: str, tokens: list[int], **more: object) -> int:
+        before = one.scheduler.prefix_hit_tokens
+        one.ask(name, tokens, max_tokens=1, **more)
+        while not one.is_empty():
+            one.step()
+        return one.scheduler.prefix_hit_tokens - before
+
+    assert hits("first", prompt, version="v", owner="x") == 0
+    assert hits("again", prompt, version="v", owner="x") == 64
+    assert hits("other version", prompt, version="w", owner="x") == 0
+    assert hits("base", prompt, owner="x") == 0
+    assert hits("other owner", prompt, version="v", owner="y") == 0
+    assert hits("other end", [*prompt[:40], 9, *prompt[41:]], version="v", owner="x") == 32
+    assert hits("other start", [9, *prompt[1:]], version="v", owner="x") == 0
+    # The last token is always read: the answer comes from it.
+    assert hits("exactly two blocks", prompt[:64], version="v", owner="x") == 32
+
+
+def test_a_prompt_that_was_never_read_to_its_end_is_no_prefix(desk):
+    one = desk(max_batch_tokens=32)
+    one.add("a", 70)
+    one.step()
+    one.scheduler.cancel("a")
+    one.add("b", 70)
+    one.step()
+    assert one.scheduler.prefix_hit_tokens == 0
+
+
+def test_a_kept_prefix_gives_way_to_new_content(desk):
+    one = desk(blocks=4)
+    for number in range(10):
+        one.ask(str(number), [number + 3] * 90, max_tokens=2)
+        while not one.is_empty():
+            one.step()
+    assert one.blocks.available == 4
+
+
+def test_a_flood_from_one_owner_does_not_delay_another(desk):
+    one = desk(max_running=2)
+    for number in range(50):
+        one.add(f"flood{number}", 4, max_tokens=3, owner="loud")
+    for _ in range(7):
+        one.step()
+    one.add("quiet", 4, max_tokens=3, owner="quiet")
+    names = [name for _ in range(4) for name, _ in one.step()]
+    assert "quiet" in names
+
+
+def test_owners_get_equal_shares_of_tokens_whatever_they_ask_for(desk):
+    one = desk(max_running=4, blocks=256, max_waiting=1000)
+    for number in range(200):
+        one.add(f"long{number}", 60, max_tokens=60, owner="long")
+        one.add(f"short{number}", 4, max_tokens=4, owner="short")
+    cost = Counter()
+    for _ in range(150):
+        batch = one.batch()
+        for share in batch.shares:
+            cost[share.request.owner] += 2 if share.request.decoding else share.tokens
+        one.commit(batch)
+    # VTC bounds the difference by what may run at once: four of the longest requests.
+    assert abs(cost["long"] - cost["short"]) <= 4 * (60 + 2 * 60)
+
+
+def test_who_returns_has_not_saved_up_turns(desk):
+    one = desk(max_running=1)
+    one.add("a", 4, max_tokens=1, owner="x")
+    one.step()
+    for number in range(20):
+        one.add(f"y{number}", 50, max_tokens=2, owner="y")
+    for _ in range(20):
+        one.step()
+    for number in range(20):
+        one.add(f"x{number}", 50, max_tokens=2, owner="x")
+    names = [name[0] for _ in range(16) for name, _ in one.step()]
+    assert 3 < names.count("x") < 13
+
+
+def test_a_deadline_ends_a_request_wherever_it_is(desk):
+    one = desk(max_running=1)
+    one.add("runs", deadline=100.0)
+    one.add("waits", deadline=100.0)
+    one.add("stays", deadline=300.0)
+    one.step()
+    assert one.scheduler.expire(99.0) == []
+    events = one.scheduler.expire(101.0)
+    assert {(e.id, e.error) for e in events} == {
+        ("runs", "DeadlineExceeded"), ("waits", "DeadlineExceeded"),
+    }  # fmt: skip
+    assert one.step() == [("stays", 4)]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 4])

@@ -1,0 +1,37 @@
+"""Rows that were thrown out and read again, or found half read, answer as if nothing happened."""
+
+from __future__ import annotations
+
+import random
+
+
+def test_preempted_rows_answer_what_they_would_have_answered(rig):
+    one = rig("llama", kv_cache_mib=1, max_batch_tokens=96)
+    chance = random.Random(1)
+    commands = [
+        one.generate(
+            [chance.randint(3, 100) for _ in range(chance.randint(20, 60))],
+            chance.choice([None, *one.adapters]),
+            max_tokens=40,
+        )
+        for _ in range(40)
+    ]
+    answers = one.run(commands)
+    assert one.engine.scheduler.preemptions > 5
+    for command in commands:
+        one.check(command, answers[command.id])
+
+
+def test_cached_prefixes_answer_what_they_would_have_answered(rig):
+    one = rig("gemma2", max_batch_tokens=64)
+    chance = random.Random(2)
+    stem = [chance.randint(3, 100) for _ in range(70)]
+    for _ in range(3):
+        commands = [
+            one.generate([*stem[: chance.randint(33, 70)], chance.randint(3, 100)], version)
+            for version in [None, *one.adapters] * 2
+        ]
+        answers = one.run(commands)
+        for command in commands:
+            one.check(command, answers[command.id])
+    assert one.engine.scheduler.prefix_hit_tokens >= 32 * 12
