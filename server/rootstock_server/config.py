@@ -53,6 +53,7 @@ class EngineLimits(Section):
     max_waiting: Count = 512
     kv_cache_mib: Count = 256
     adapter_memory_mib: Count = 1024
+    adapter_host_mib: Count = 1024
     max_rank: Count = 64
     threads: Annotated[int, Field(ge=0)] = 0
 

@@ -14,6 +14,7 @@ from rootstock_registry.blobs import BlobStore
 from rootstock_server.adapters.fetch import fetch
 from rootstock_server.adapters.residency import Residency
 from rootstock_server.adapters.slots import Slots
+from rootstock_server.adapters.tiers import HostTier
 from rootstock_server.base.load import Base
 from rootstock_server.config import EngineLimits
 from rootstock_server.engine.kv_blocks import KvBlocks
@@ -47,7 +48,8 @@ class Engine:
         self._cache = base.new_cache(limits.kv_cache_mib)
         self._blocks = KvBlocks(self._cache.blocks) if self._cache else None
         self._slots = Slots(base.groups, limits.max_rank, base.backend, base.dtype)
-        self.residency = Residency(self._slots, load, limits.adapter_memory_mib << 20)
+        tier = HostTier(load, limits.adapter_host_mib << 20)
+        self.residency = Residency(self._slots, tier, limits.adapter_memory_mib << 20)
         self.scheduler = Scheduler(limits, self.residency, self._blocks, base.eos_ids, base.card)
         self._runner = Runner(base, self._slots, self._cache)
         self._steps = 0
@@ -72,7 +74,7 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Run one batch: the frozen base once, many adapters. Empty when nothing can run."""
-        events = self.scheduler.expire(time.time())
+        events = self.expire()
         waiting = [request.versions for request in self.scheduler.waiting]
         events += self.scheduler.drop_unloadable(self.residency.settle(waiting))
         batch = self.scheduler.next_batch()
@@ -81,6 +83,10 @@ class Engine:
             self._steps += 1
             events += self.scheduler.commit(batch, self._run(batch))
         return events
+
+    def expire(self) -> list[Event]:
+        """Fail the requests whose deadline is past; to be called while nothing runs as well."""
+        return self.scheduler.expire(time.time())
 
     def wake(self) -> None:
         """A load has finished: the next step may admit who waited for it."""

@@ -89,6 +89,7 @@ def serve(engine: Engine, socket: zmq.Socket[bytes]) -> None:
             events += engine.step()
         if time.monotonic() >= next_heartbeat:
             next_heartbeat = time.monotonic() + HEARTBEAT_S
+            events += engine.expire()
             events.append(engine.heartbeat())
         if events:
             _send(socket, events)
