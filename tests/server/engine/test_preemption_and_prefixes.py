@@ -12,7 +12,7 @@ def test_preempted_rows_answer_what_they_would_have_answered(rig):
         one.generate(
             [chance.randint(3, 100) for _ in range(chance.randint(20, 60))],
             chance.choice([None, *one.adapters]),
-            max_tokens=40,
+            max_tokens=110,
         )
         for _ in range(40)
     ]

@@ -175,10 +175,10 @@ def test_who_waits_for_a_version_lets_others_pass(desk):
 
 def test_who_waits_for_blocks_lets_nobody_pass(desk):
     """Or a long request would wait for ever behind a stream of short ones."""
-    one = desk(blocks=4)
+    one = desk(blocks=5)
     one.add("a", 60, max_tokens=4)  # two blocks
-    one.add("long", 90, max_tokens=4)  # three
-    one.add("short", 4, max_tokens=4)
+    one.ask("long", [6] * 90, max_tokens=4)  # three
+    one.ask("short", [7] * 4, max_tokens=4)
     assert [name for name, _ in one.step()] == ["a"]
     while any(request.id == "a" for request in one.scheduler.running):
         assert [name for name, _ in one.step()] == ["a"]
