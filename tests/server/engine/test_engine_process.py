@@ -133,7 +133,7 @@ async def test_a_closed_iterator_frees_its_row_at_once(engine) -> None:
     stream = engine.generate(generation("long", 4000))
     assert isinstance(await anext(stream), Token)
     await eventually(lambda: engine.heartbeat and engine.heartbeat.running == 1)
-    assert engine.heartbeat.kv_blocks_used > 100
+    assert engine.heartbeat.kv_blocks_used > 0
     await stream.aclose()
     await eventually(lambda: engine.heartbeat.running == 0, 2)
     assert engine.heartbeat.kv_blocks_used == 0
