@@ -186,6 +186,7 @@ class Request:
         """Of its next token, in the half of the base that reads it."""
         return self.computed if self.reading else self.computed - self.source
 
+    @property
     def most_tokens(self) -> int:
         """Tokens of the prompt and of the longest answer."""
         command = self.command
