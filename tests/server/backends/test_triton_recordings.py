@@ -40,7 +40,7 @@ def attached(arrays: SlotArrays) -> tuple[Attachment, ...]:
 
 
 def forward(step: Step) -> torch.Tensor:
-    return step.token_ids[:, None].float()
+    return step.token_ids[:, None]  # a view: what a graph's replay would compute anew
 
 
 def test_decode_rows_under_low_rank_updates_are_replayed():
