@@ -14,16 +14,26 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+from rootstock_adapters.base_card import BaseCard
 from rootstock_cli.bench.traffic import Ask
+from rootstock_registry import Registry
+from rootstock_registry.blobs import BlobStore
+from rootstock_server.config import EngineLimits
+from rootstock_server.engine import worker
+from rootstock_server.engine.engine import Engine
+from rootstock_server.engine.request import Adapter, Event, Failed, Generate, Sampling
 
 from benchmarks.workload import BASE_NAME, Run, WrongAnswer, streamed
 
 # As the server gives them to its engine.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
+WAIT_S = 0.0002  # for an adapter that is on its way
 
 
 class Driver:
@@ -74,18 +84,9 @@ class _Row:
 
 
 class _Loop:
-    """The child's side: the engine, and the digests that names stand for."""
+    """The child's side: the engine, and what the names of adapters stand for."""
 
     def __init__(self, base_path: Path, home: Path, threads: int) -> None:
-        import torch
-        import transformers
-        from rootstock_adapters.base_card import BaseCard
-        from rootstock_registry import Registry
-        from rootstock_registry.blobs import BlobStore
-        from rootstock_server.config import EngineLimits
-        from rootstock_server.engine import worker
-        from rootstock_server.engine.engine import Engine
-
         transformers.logging.disable_progress_bar()
         torch.set_num_threads(threads)
         card = BaseCard.read(base_path, BASE_NAME)
@@ -93,30 +94,22 @@ class _Loop:
         limits = EngineLimits(threads=threads)
         self._engine = Engine(base, BlobStore(home / "blobs"), limits)
         registry = Registry(home)
-        self._digests: dict[str, str | None] = {
-            adapter.name: registry.resolve("local", adapter.name).digest
-            for adapter in registry.adapters("local")
-        }
+        self._adapters: dict[str, list[Adapter]] = {BASE_NAME: []}
+        for adapter in registry.adapters("local"):
+            digest = registry.resolve("local", adapter.name).digest
+            self._adapters[adapter.name] = [Adapter(version=digest)]
         registry.close()
-        self._digests[BASE_NAME] = None
         self._ids = count()
 
     def generate(self, asks: Sequence[Mapping[str, Any]], concurrency: int) -> dict[str, Any]:
-        from rootstock_server.engine.request import Generate, Sampling
-
+        """Raises RuntimeError with the engine's own words where it refuses a request."""
         left, rows, running = iter(asks), dict[str, _Row](), 0
         begun = time.perf_counter()
         while True:
-            while running < concurrency and (ask := next(left, None)) is not None:
+            for ask in islice(left, concurrency - running):
                 name, running = str(next(self._ids)), running + 1
                 rows[name] = _Row(time.perf_counter(), [])
-                greedy = Sampling(max_tokens=ask["new_tokens"], temperature=0.0, ignore_eos=True)
-                version = self._digests[ask["model"]]
-                self._apply(
-                    Generate(
-                        id=name, prompt_ids=list(ask["prompt"]), version=version, sampling=greedy
-                    )
-                )
+                self._check(self._engine.apply(self._command(name, ask)))
             if not running:
                 break
             for event in self._step():
@@ -124,20 +117,28 @@ class _Loop:
                 running -= event.finish_reason is not None
         return _told(list(rows.values()), time.perf_counter() - begun)
 
-    def _apply(self, command: Any) -> None:
-        for event in self._engine.apply(command):
-            raise RuntimeError(getattr(event, "message", str(event)))
+    def _command(self, name: str, ask: Mapping[str, Any]) -> Generate:
+        greedy = Sampling(max_tokens=ask["new_tokens"], temperature=0.0, ignore_eos=True)
+        return Generate(
+            id=name,
+            prompt_ids=list(ask["prompt"]),
+            sampling=greedy,
+            adapters=self._adapters[ask["model"]],
+        )
 
     def _step(self) -> list[Any]:
         """One step's answers; where only a load can go on, wait for it."""
         if not self._engine.busy:
-            time.sleep(0.0002)
+            time.sleep(WAIT_S)
             self._engine.wake()
         events = self._engine.step()
-        for event in events:
-            if hasattr(event, "error"):
-                raise RuntimeError(event.message)
+        self._check(events)
         return list(events)
+
+    def _check(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Failed):
+                raise RuntimeError(event.message)
 
     def close(self) -> None:
         self._engine.close()
