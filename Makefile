@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup check format test demo bench
+.PHONY: help setup check format test demo bench soak
 .DEFAULT_GOAL := help
 
 help: ## print the targets
@@ -38,3 +38,6 @@ demo: $(READY) ## the main job, end to end (ARGS=--once leaves after it instead 
 
 bench: $(READY) ## the short set of scenarios against peers, interleaved; writes benchmarks/results/ (ARGS=...)
 	$(BIN)/rootstock bench --scenario short $(ARGS)
+
+soak: $(READY) ## bases at full shape against Hugging Face, one at a time: minutes, and at most 24 GiB
+	$(BIN)/pytest tests/soak/soak.py -s $(ARGS)
