@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+KERNELS := .venv/.kernels
 
 .PHONY: help setup check format test demo bench soak
 .DEFAULT_GOAL := help
@@ -9,7 +10,7 @@ READY := .venv/.ready
 help: ## print the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-setup: $(READY) ## make .venv with everything in it; does nothing when it is up to date
+setup: $(KERNELS) ## make .venv with everything in it; does nothing when it is up to date
 
 # torch comes first and alone: anything looser lets another package choose a CUDA build of several GB.
 $(READY): pyproject.toml constraints.txt clients/edge/pyproject.toml
@@ -17,6 +18,11 @@ $(READY): pyproject.toml constraints.txt clients/edge/pyproject.toml
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --editable clients/edge
+	@touch $@
+
+# Without a compiler this says so and is done: plain torch serves instead.
+$(KERNELS): $(READY) $(wildcard server/rootstock_server/backends/cpu/src/*)
+	$(BIN)/python -m rootstock_server.backends.cpu.build
 	@touch $@
 
 check: $(READY) ## format, lint, types, import contracts, generated tables
@@ -30,13 +36,13 @@ format: $(READY) ## let ruff format and sort imports
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-test: check ## check, then every test that CI runs
+test: check $(KERNELS) ## check, then every test that CI runs
 	$(BIN)/pytest
 
-demo: $(READY) ## the main job, end to end (ARGS=--once leaves after it instead of serving on)
+demo: $(KERNELS) ## the main job, end to end (ARGS=--once leaves after it instead of serving on)
 	$(BIN)/rootstock demo $(ARGS)
 
-bench: $(READY) ## the short set of scenarios against peers, interleaved; writes benchmarks/results/ (ARGS=...)
+bench: $(KERNELS) ## the short set of scenarios against peers, interleaved; writes benchmarks/results/ (ARGS=...)
 	$(BIN)/rootstock bench --scenario short $(ARGS)
 
 soak: $(READY) ## bases at full shape against Hugging Face, one at a time: minutes, and at most 24 GiB

@@ -51,6 +51,8 @@ LIMITS_MEAN = {
     "adapter_memory_mib": "memory of the resident versions of one engine",
     "max_rank": "highest rank of a low-rank part that is served",
     "threads": "threads of one engine; 0 becomes the number of usable cores",
+    "backend": "`reference` is plain torch, `cpu` the C++ kernels that `make setup` builds; `auto` "
+    "is the fastest that is there",
     "max_body_bytes": "size of one request's body; a larger one is a 413",
     "max_in_flight_per_tenant": "requests of one tenant at a time; one more is a 429",
     "max_rows_per_request": "answers of one request (prompts times `n`), and passes at a time",

@@ -187,8 +187,8 @@ async def _load(engines: Mapping[str, EngineClient], console: Console) -> None:
             while engine.heartbeat is None:
                 await asyncio.sleep(0.02)
             started = engine.started
-            dtype = f" ({started.dtype})" if started else ""
-            progress.update(line, description=f"base {name} is loaded{dtype}", completed=1)
+            how = f" ({started.dtype}, {started.backend})" if started else ""
+            progress.update(line, description=f"base {name} is loaded{how}", completed=1)
 
         async with asyncio.TaskGroup() as group:
             for name, engine in engines.items():

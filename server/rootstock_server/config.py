@@ -56,6 +56,7 @@ class EngineLimits(Section):
     adapter_host_mib: Count = 1024
     max_rank: Count = 64
     threads: Annotated[int, Field(ge=0)] = 0
+    backend: Literal["auto", "reference", "cpu"] = "auto"
 
 
 class Limits(Section):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,16 @@ class Attachment:
     segments: tuple[Segment, ...]
     grid: SlotGrid | None  # where one batched product beats a loop over the segments
     scales: Tensor | None = None  # [T] fp32, each token's factor on its update; None: all 1
+
+    @cached_property
+    def runs(self) -> Tensor:
+        """The segments as [n, 3] int64: start, stop, slot."""
+        return torch.tensor([(run.start, run.stop, run.slot) for run in self.segments])
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """True rank of every slot: [S] int64."""
+        return torch.tensor(self.arrays.ranks)
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def prepare(model: PreTrainedModel, card: BaseCard, backend: Backend | None = No
     generates = card.task != "encode"
     backbone = _backbone(model) if generates else model
     dtype = model.dtype
-    backend = backend or backend_for(model.device)
+    backend = backend or backend_for(model.device, dtype)
     heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
     use_packed_attention(model)
     groups = adapt(backbone, backend)

@@ -141,6 +141,7 @@ class Started(msgspec.Struct, frozen=True, tag="started", kw_only=True):
     """The engine's first event: the base is loaded and packed rows equal single ones."""
 
     dtype: str
+    backend: str
     parity_error: float  # relative to the largest output of the probe
     seconds: float
 

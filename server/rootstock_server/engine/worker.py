@@ -19,6 +19,7 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import BaseError
 from rootstock_registry.blobs import BlobStore
 
+from rootstock_server.backends.select import NoBackend, backend_for
 from rootstock_server.base import probe
 from rootstock_server.base.load import Base, load_model, prepare
 from rootstock_server.config import EngineLimits
@@ -40,8 +41,8 @@ def main() -> int:
     limits = EngineLimits.model_validate_json(setup.limits)
     torch.set_num_threads(limits.threads or 1)
     try:
-        base, started = load(Path(setup.base_path), setup.card, setup.dtype)
-    except BaseError as error:
+        base, started = load(Path(setup.base_path), setup.card, setup.dtype, limits.backend)
+    except (BaseError, NoBackend) as error:
         _send(socket, [Failed(id="", error="BaseError", message=str(error))])
         context.destroy(linger=1000)  # waits until the message is out
         return 1
@@ -55,17 +56,21 @@ def main() -> int:
     return 0
 
 
-def load(path: Path, card: str, dtype: str) -> tuple[Base, Started]:
-    """The base at `path`, proven to answer packed rows as it answers single ones."""
+def load(path: Path, card: str, dtype: str, backend: str = "auto") -> tuple[Base, Started]:
+    """The base at `path`, proven to answer packed rows as it answers single ones.
+
+    Raises BaseError, and NoBackend where the `backend` asked for is not here.
+    """
     begun = time.monotonic()
     described = BaseCard.model_validate_json(card)
     model = load_model(path, described, dtype)
     prompts = probe.random_prompts(described.vocab_size, described.context_length)
     wanted = probe.expected(model, prompts)
-    base = prepare(model, described)
+    base = prepare(model, described, backend_for(model.device, model.dtype, backend))
     error = probe.check(base, prompts, wanted)
     name = str(base.dtype).removeprefix("torch.")
-    return base, Started(dtype=name, parity_error=error, seconds=time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    return base, Started(dtype=name, backend=base.backend.name, parity_error=error, seconds=seconds)
 
 
 def serve(engine: Engine, socket: zmq.Socket[bytes]) -> None:

@@ -275,7 +275,13 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+def backend() -> str:
+    """Which backend a rig gets; a module that must hold on each of them overrides this."""
+    return "auto"
+
+
+@pytest.fixture
+def rig(tmp_path: Path, backend: str) -> Iterator[Callable[..., Rig]]:
     """`rig("llama", max_batch_tokens=48)`: an engine with three adapters and three heads."""
     built: list[Rig] = []
 
@@ -290,8 +296,8 @@ def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         model.save_pretrained(path)
         card = BaseCard.read(path, model_type)
         registry = Registry(tmp_path / "home")
-        base, _ = worker.load(path, card.model_dump_json(), "float32")
-        engine_limits = EngineLimits(**({"kv_cache_mib": 4} | limits))
+        engine_limits = EngineLimits(**({"kv_cache_mib": 4, "backend": backend} | limits))
+        base, _ = worker.load(path, card.model_dump_json(), "float32", engine_limits.backend)
         engine = Engine(base, registry.blobs, engine_limits)
         new = Rig(engine, registry, card, path, type(model))
         narrow, wide, odd = targets(card)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rootstock_server.backends.cpu import cpu
 from rootstock_server.engine.request import Cancel, Failed, Token
 from rootstock_server.errors import BadRequest, ServerFault
 
 LONG = [10 + (7 * i) % 100 for i in range(70)]  # three KV blocks
 SHORT = [20, 30, 40]
 POISON = 119  # a token whose embedding is not a number
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request):
+    if request.param == "cpu" and not cpu.available():
+        pytest.skip("the kernels were not built: make setup")
+    return request.param
 
 
 def poison(rig) -> None:

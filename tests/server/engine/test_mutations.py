@@ -11,6 +11,12 @@ from rootstock_server.backends.step import Row
 from rootstock_server.engine import runner
 
 
+@pytest.fixture
+def backend() -> str:
+    """The one whose insides are mutated."""
+    return "reference"
+
+
 def run_and_check(rig) -> None:
     """Two generations of tenants through the same slots, long enough to use several KV blocks."""
     versions = [*rig.adapters, None]

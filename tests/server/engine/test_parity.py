@@ -6,8 +6,16 @@ import random
 
 import pytest
 from rootstock_adapters.base_card import ARCHITECTURES
+from rootstock_server.backends.cpu import cpu
 
 DECODERS = ["llama", "gemma2", "gpt2"]
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request):
+    if request.param == "cpu" and not cpu.available():
+        pytest.skip("the kernels were not built: make setup")
+    return request.param
 
 
 def mixed_commands(rig, rows: int) -> list:
