@@ -23,7 +23,7 @@ from benchmarks.stage import Server, Stage
 from benchmarks.workload import Run, Shape, WrongAnswer, adapter_names
 
 BEHIND, PROBES = 8, 8  # rows on warm adapters, and probes of a run
-MOST_ROUNDS = 9  # a warm one among them
+MOST_ROUNDS = 6  # a warm one among them
 COLD = Server(adapters=2 * BEHIND + MOST_ROUNDS * PROBES)
 
 

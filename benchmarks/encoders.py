@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +50,8 @@ class Embedder(Protocol):
 class Ours:
     """Our server on MiniLM in fp32, with HEADS heads, over HTTP."""
 
-    def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=120)
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         # As the openai package asks.
@@ -124,7 +125,12 @@ class Onnx:
 
 def ours(stage: Stage) -> Ours:
     """Our server on MiniLM, started when it is first asked for."""
-    return stage.once("minilm", lambda: Ours(stage.enter(_serving(stage))))
+
+    def start() -> Ours:
+        url = stage.enter(_serving(stage))
+        return Ours(stage.enter(httpx.Client(base_url=url, timeout=120)))
+
+    return stage.once("minilm", start)
 
 
 def sentence_transformers(stage: Stage) -> SentenceTransformers:
@@ -174,6 +180,7 @@ class _Pooled(nn.Module):
 
 
 def _write_graph(path: Path, file: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # its notes about packages we lack
     encoder = AutoModel.from_pretrained(path, dtype=torch.float32).eval()
     # No example dimension may be 1: the tracer would take it for a constant.
     ids = torch.ones(2, 8, dtype=torch.long)
@@ -184,7 +191,7 @@ def _write_graph(path: Path, file: Path) -> None:
             _Pooled(encoder).eval(),
             (ids, torch.ones_like(ids)),
             input_names=["input_ids", "attention_mask"],
-            output_names=["embedding"],
+            output_names=["vectors"],
             dynamic_shapes={"input_ids": dims, "attention_mask": dims},
             opset_version=20,
             dynamo=True,
