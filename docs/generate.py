@@ -25,6 +25,7 @@ from rootstock_server.config import Config, EngineLimits, Limits
 from rootstock_server.telemetry import Telemetry
 from rootstock_trainer.spec import SETTINGS
 from rootstock_wire.native import MAX_HEADS
+from rootstock_wire.openai import GenerationBody
 from rootstock_wire.v1 import inference_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +83,24 @@ ROUTES_MEAN = {
     "/v1/classify": f"one or several texts, up to {MAX_HEADS} heads; heads of one pass share it",
     "/v1/tasks/{task}": "whichever version the route of the task chooses: `messages` (chat), "
     "`prompt` (completion) or `input` (classify)",
+}
+SAMPLING_MEAN = {
+    "max_tokens": "tokens of the answer at most; 16 for completions, what the context holds for "
+    "chat (there also `max_completion_tokens`)",
+    "min_tokens": "neither an end token nor a stop string ends the answer before",
+    "n": "answers to each prompt; answer i draws from the seed plus i",
+    "seed": "the random numbers; without one they are new each time",
+    "temperature": "logits are divided by it; 0 is greedy; 1 where none is given",
+    "top_p": "only the smallest set of tokens that has this probability; 1 where none is given",
+    "top_k": "only so many of the likeliest tokens; 0 and -1 are off",
+    "min_p": "only tokens at least this times as likely as the likeliest; 0 is off",
+    "presence_penalty": "taken off the logit of a token that the answer already has",
+    "frequency_penalty": "taken off for each time that the answer already has it",
+    "repetition_penalty": "logits of tokens of prompt and answer are divided by it where positive, "
+    "multiplied where not; 1 is off",
+    "logit_bias": "token id, as text → what is added to its logit, -100 to 100; up to 1024 of them",
+    "stop": "up to 4 texts; the answer ends before the first of them",
+    "ignore_eos": "end tokens do not end the answer",
 }
 RPCS_MEAN = {
     "Generate": "streams the answer to a text, token ids or chat messages; model or task",
@@ -196,6 +215,31 @@ def metrics() -> str:
     return _table(("metric", "type", "meaning"), rows)
 
 
+def sampling() -> str:
+    """The fields that decide how tokens are drawn, with their defaults and ranges."""
+    described = GenerationBody.model_json_schema()["properties"]
+    rows = []
+    for name, meaning in SAMPLING_MEAN.items():
+        default = GenerationBody.model_fields[name].default
+        told = "" if default is None else f"`{str(default).lower()}`"
+        rows.append((f"`{name}`", told, _range(described[name]), meaning))
+    return _table(("field", "default", "range", "what it decides"), rows)
+
+
+def _range(described: Mapping[str, Any]) -> str:
+    """The bounds of a number in a JSON schema; those of 64 bits say nothing."""
+    for each in described.get("anyOf", [described]):
+        if "exclusiveMinimum" in each:
+            return f"above {each['exclusiveMinimum']} to {each['maximum']}"
+        if "minimum" in each and each["minimum"] > -(2**63):
+            return (
+                f"{each['minimum']} to {each['maximum']}"
+                if "maximum" in each
+                else (f"from {each['minimum']}")
+            )
+    return ""
+
+
 def hyperparameters() -> str:
     """What a job's spec may set for each method."""
     rows = [
@@ -237,6 +281,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "http-routes": http_routes,
     "rpcs": rpcs,
     "metrics": metrics,
+    "sampling": sampling,
     "hyperparameters": hyperparameters,
     "architectures": architectures,
 }

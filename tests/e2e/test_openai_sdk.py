@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,16 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 PROMPT = "the quick brown"
 CHAT = [{"role": "user", "content": "hello"}]
+PET = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "legs": {"enum": [2, 4]}},
+    "required": ["name", "legs"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "feed", "description": "a pet", "parameters": PET}},
+    {"type": "function", "function": {"name": "rest"}},
+]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +146,108 @@ def test_logprobs_are_the_references(client, tiny) -> None:
     assert tokens[0].logprob == pytest.approx(float(logprobs.max()), abs=1e-4)
     best = [entry.logprob for entry in tokens[0].top_logprobs]
     assert best == pytest.approx(logprobs.topk(2).values.tolist(), abs=1e-4)
+
+
+def test_every_answer_fits_its_json_schema(client) -> None:
+    answer = client.chat.completions.create(
+        model="loud", messages=CHAT, n=4, seed=3, temperature=1.0, max_tokens=400,
+        response_format={"type": "json_schema", "json_schema": {"name": "pet", "schema": PET}},
+    )  # fmt: skip
+    texts = [choice.message.content for choice in answer.choices]
+    for text in texts:
+        pet = json.loads(text)
+        assert list(pet) == ["name", "legs"]
+        assert len(pet["name"]) <= 8 and pet["legs"] in (2, 4)
+    assert {choice.finish_reason for choice in answer.choices} == {"stop"}
+    assert len(set(texts)) == 4
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ({"regex": "[a-f]{4}/[0-9]{2}"}, "[a-f]{4}/[0-9]{2}"),
+        ({"choice": ['so "so"', "ü\n"]}, '(so "so"|ü\n)'),
+        ({"json": {"enum": ["a", 1]}}, '("a"|1)'),
+    ],
+)
+def test_an_answer_takes_the_form_that_is_asked(client, form, pattern) -> None:
+    for model in ("tiny", "loud"):
+        answer = client.completions.create(
+            model=model, prompt=PROMPT, max_tokens=60, seed=1,
+            extra_body={"structured_outputs": form},
+        )  # fmt: skip
+        assert re.fullmatch(pattern, answer.choices[0].text), answer.choices[0].text
+        assert answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("field", ["regex", "json"])
+def test_what_cannot_be_a_grammar_is_refused_by_name_even_for_a_stream(client, field) -> None:
+    form = {field: {"regex": "(", "json": {"type": "wat"}}[field]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(
+            model="tiny", prompt=PROMPT, stream=True, extra_body={"structured_outputs": form}
+        )
+    assert caught.value.param == f"structured_outputs.{field}"
+
+
+def test_a_demanded_tool_is_called_whole_and_streamed(client) -> None:
+    asked = {"model": "calm", "messages": CHAT, "tools": TOOLS, "max_tokens": 400, "seed": 2}
+    answer = client.chat.completions.create(**asked, tool_choice="required")
+    [call] = answer.choices[0].message.tool_calls
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert answer.choices[0].message.content is None
+    arguments = json.loads(call.function.arguments)
+    assert call.function.name in ("feed", "rest")
+    assert set(arguments) == ({"name", "legs"} if call.function.name == "feed" else set())
+    named = {"type": "function", "function": {"name": "feed"}}
+    whole = client.chat.completions.create(**asked, tool_choice=named)
+    chunks = list(client.chat.completions.create(**asked, tool_choice=named, stream=True))
+    parts = [part for chunk in chunks for part in chunk.choices[0].delta.tool_calls or []]
+    text = "".join(part.function.arguments for part in parts)
+    assert text == whole.choices[0].message.tool_calls[0].function.arguments
+    assert set(json.loads(text)) == {"name", "legs"}
+    assert (parts[0].function.name, chunks[-1].choices[0].finish_reason) == ("feed", "tool_calls")
+    again = client.chat.completions.create(
+        model="calm", max_tokens=3, tools=TOOLS,
+        messages=[*CHAT, whole.choices[0].message.model_dump(),
+                  {"role": "tool", "tool_call_id": parts[0].id, "content": "done"}],
+    )  # fmt: skip
+    assert again.choices[0].finish_reason in ("stop", "length")
+
+
+def test_a_seeded_answer_is_the_same_alone_and_among_others(client, server) -> None:
+    fields = {"min_p": 0.01, "repetition_penalty": 1.2, "ignore_eos": True}
+    asked = {
+        "model": "loud", "prompt": PROMPT, "max_tokens": 24, "temperature": 1.1, "seed": 11,
+        "frequency_penalty": 0.4, "presence_penalty": 0.2, "logit_bias": {"40": 2},
+        "extra_body": fields,
+    }  # fmt: skip
+    alone = client.completions.create(**asked).choices[0].text
+
+    async def among_others() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="x") as many:
+            others = [asked | {"seed": seed, "model": model}
+                      for seed in range(4) for model in ("tiny", "calm")]  # fmt: skip
+            every = [*others[:4], asked, *others[4:]]
+            answers = await asyncio.gather(*(many.completions.create(**one) for one in every))
+        return [answer.choices[0].text for answer in answers]
+
+    texts = asyncio.run(among_others())
+    assert texts[4] == alone
+    assert len(set(texts)) > 5
+
+
+def test_a_penalty_and_a_bias_change_a_greedy_answer_as_they_should(client) -> None:
+    asked = {"model": "tiny", "prompt": PROMPT, "max_tokens": 16, "temperature": 0}
+    token = 40
+    more = {"return_token_ids": True, "ignore_eos": True}
+    biased = client.completions.create(**asked, logit_bias={str(token): 100}, extra_body=more)
+    assert biased.choices[0].token_ids == [token] * 16
+    once = client.completions.create(
+        **asked, logit_bias={str(token): 2}, presence_penalty=2, frequency_penalty=2,
+        extra_body=more | {"repetition_penalty": 50},
+    )  # fmt: skip
+    assert len(set(once.choices[0].token_ids)) == 16
 
 
 def test_embeddings_are_the_encoders_own(client, tiny, digests) -> None:

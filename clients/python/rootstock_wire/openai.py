@@ -1,22 +1,35 @@
 """OpenAI's messages as Rootstock speaks them: completions, chat, embeddings, models, errors.
 
-Names and meanings are OpenAI's, with vLLM's extras (`top_k`, `min_tokens`, `ignore_eos`,
-`return_token_ids`), and the languages of a translation. A `…Body` is a request without `model`,
-which a task's route fills in. Refuses to know how an answer is made.
+Names and meanings are OpenAI's, with vLLM's extras (`top_k`, `min_p`, `repetition_penalty`,
+`min_tokens`, `ignore_eos`, `structured_outputs`, `return_token_ids`), and the languages of a
+translation. A `…Body` is a request without `model`, which a task's route fills in. Refuses to know
+how an answer is made.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from rootstock_wire.fields import Answer, Ask, ModelName, Prompt, Text, User, only
+from rootstock_wire.structured import (
+    MAX_TOOLS,
+    CalledTool,
+    ResponseFormat,
+    StructuredOutputs,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolDelta,
+)
 
 MAX_N = 8
 MAX_LOGPROBS = 20
 MAX_STOPS = 4
 MAX_STOP_CHARS = 64
+MAX_BIASED_TOKENS = 1024
 MAX_MESSAGES = 1024
 
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -27,7 +40,12 @@ Stop = Annotated[
     Discriminator(lambda x: "none" if x is None else "texts" if isinstance(x, list) else "text"),
 ]
 Language = Annotated[str, Field(min_length=2, max_length=16)]
-FinishReason = Literal["stop", "length"]
+# JSON has no integer keys: token ids come as text, as in OpenAI's requests.
+BiasedToken = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+LogitBias = Annotated[
+    dict[BiasedToken, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED_TOKENS)
+]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class StreamOptions(Ask):
@@ -43,6 +61,11 @@ class GenerationBody(Ask):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: LogitBias | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop = None
@@ -50,13 +73,10 @@ class GenerationBody(Ask):
     return_token_ids: bool = False
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
     user: User | None = None
     source_lang: Language | None = None
     target_lang: Language | None = None
-
-    frequency_penalty: Annotated[float | None, only(None, 0, 0.0)] = None
-    presence_penalty: Annotated[float | None, only(None, 0, 0.0)] = None
-    logit_bias: Annotated[dict[str, float] | None, only(None, {})] = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -86,12 +106,17 @@ class ContentPart(Ask):
 
 
 class ChatMessage(Ask):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=128)] | None = None
     content: Annotated[
         Annotated[Text, Tag("text")]
-        | Annotated[list[ContentPart], Field(min_length=1, max_length=64), Tag("parts")],
-        Discriminator(lambda x: "parts" if isinstance(x, list) else "text"),
-    ]
+        | Annotated[list[ContentPart], Field(min_length=1, max_length=64), Tag("parts")]
+        | Annotated[None, Tag("none")],
+        Discriminator(
+            lambda x: "none" if x is None else "parts" if isinstance(x, list) else "text"
+        ),
+    ] = Field(default=None, validate_default=True)
     name: Annotated[str, Field(max_length=64)] | None = None
 
     # An answer of the SDK, dumped and sent back, carries these.
@@ -99,17 +124,21 @@ class ChatMessage(Ask):
     audio: Annotated[None, only(None)] = None
     function_call: Annotated[None, only(None)] = None
     refusal: Annotated[None, only(None)] = None
-    tool_calls: Annotated[list[object] | None, only(None, [])] = None
+
+    @field_validator("content", mode="after")
+    @classmethod
+    def _said(
+        cls, content: str | list[ContentPart] | None, info: ValidationInfo
+    ) -> str | list[ContentPart] | None:
+        if content is None and not info.data.get("tool_calls"):
+            raise PydanticCustomError("missing", "is required")
+        return content
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
         return "".join(part.text for part in self.content)
-
-
-class ResponseFormat(Ask):
-    type: Literal["text"]
 
 
 class ChatBody(GenerationBody):
@@ -127,8 +156,8 @@ class ChatBody(GenerationBody):
     parallel_tool_calls: bool | None = None
     reasoning_effort: Annotated[str | None, only(None)] = None
     service_tier: Annotated[str | None, only(None, "auto", "default")] = None
-    tool_choice: Annotated[str | None, only(None, "none", "auto")] = None
-    tools: Annotated[list[object] | None, only(None, [])] = None
+    tool_choice: ToolChoice | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
 
 
 class ChatRequest(ChatBody):
@@ -194,8 +223,11 @@ class ChatLogprobs(Answer):
 
 
 class AssistantMessage(Answer):
+    """`content` is None where there are only calls of tools."""
+
     role: Literal["assistant"] = "assistant"
-    content: str = ""
+    content: str | None = ""
+    tool_calls: list[CalledTool] | None = Field(default=None, exclude_if=lambda x: x is None)
 
 
 class ChatChoice(Answer):
@@ -220,6 +252,7 @@ class ChatCompletion(Answer):
 class ChatDelta(Answer):
     role: Literal["assistant"] | None = Field(default=None, exclude_if=lambda x: x is None)
     content: str | None = Field(default=None, exclude_if=lambda x: x is None)
+    tool_calls: list[ToolDelta] | None = Field(default=None, exclude_if=lambda x: x is None)
 
 
 class ChunkChoice(Answer):

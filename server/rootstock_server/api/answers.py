@@ -29,7 +29,9 @@ from rootstock_wire.openai import (
     TopLogprob,
     Usage,
 )
+from rootstock_wire.structured import CalledFunction, CalledTool, FunctionDelta, ToolDelta
 
+from rootstock_server.api import tools
 from rootstock_server.api.handle import Begun
 from rootstock_server.api.stream import Delta, Score, ScoredToken
 
@@ -98,16 +100,8 @@ def completion(begun: Begun, body: CompletionBody, answers: Sequence[Collected])
 
 def chat_completion(begun: Begun, body: ChatBody, answers: Sequence[Collected]) -> ChatCompletion:
     envelope = Envelope(begun, "chatcmpl")
-    choices = [
-        ChatChoice(
-            index=index,
-            message=AssistantMessage(content=answer.text),
-            finish_reason=cast(FinishReason, answer.finish_reason),
-            logprobs=_chat_logprobs(body, answer.scored),
-            token_ids=answer.token_ids if body.return_token_ids else None,
-        )
-        for index, answer in enumerate(answers)
-    ]
+    reader = tools.reader_for(body)
+    choices = [_chat_choice(body, index, each, reader()) for index, each in enumerate(answers)]
     return ChatCompletion(
         id=envelope.id,
         created=envelope.created,
@@ -116,6 +110,27 @@ def chat_completion(begun: Begun, body: ChatBody, answers: Sequence[Collected]) 
         choices=choices,
         usage=envelope.usage(_made(answers)),
         prompt_token_ids=begun.prompt_ids[0] if body.return_token_ids else None,
+    )
+
+
+def _chat_choice(body: ChatBody, index: int, answer: Collected, reader: tools.Reader) -> ChatChoice:
+    said = reader.push(answer.text, answer.finish_reason)
+    calls: list[CalledTool] = []
+    for part in said.calls:
+        if part.id is not None and part.name is not None:
+            function = CalledFunction(name=part.name, arguments=part.arguments)
+            calls.append(CalledTool(id=part.id, function=function))
+        else:
+            begun = calls[part.index].function
+            whole = begun.model_copy(update={"arguments": begun.arguments + part.arguments})
+            calls[part.index] = calls[part.index].model_copy(update={"function": whole})
+    content = None if calls and not said.text.strip() else said.text
+    return ChatChoice(
+        index=index,
+        message=AssistantMessage(content=content, tool_calls=calls or None),
+        finish_reason=cast(FinishReason, said.finish_reason),
+        logprobs=_chat_logprobs(body, answer.scored),
+        token_ids=answer.token_ids if body.return_token_ids else None,
     )
 
 
@@ -131,7 +146,7 @@ async def completion_chunks(
         first = delta.index not in offsets
         offset = offsets.get(delta.index, 0)
         offsets[delta.index] = offset + len(delta.scored.drawn.text if delta.scored else "")
-        if _silent(body, delta):
+        if _silent(body, delta, delta.text):
             continue
         ids = body.return_token_ids
         choice = CompletionChoice(
@@ -152,18 +167,22 @@ async def chat_chunks(
 ) -> AsyncIterator[ChatChunk]:
     envelope = Envelope(begun, "chatcmpl")
     made = 0
-    for index in range(body.n or 1):
+    reader = tools.reader_for(body)
+    readers = [reader() for _ in range(body.n or 1)]
+    for index in range(len(readers)):
         opening = ChunkChoice(index=index, delta=ChatDelta(role="assistant", content=""))
         prompt_ids = begun.prompt_ids[0] if body.return_token_ids and index == 0 else None
         yield _chat_chunk(envelope, [opening], prompt_token_ids=prompt_ids)
     async for delta in deltas:
         made += 1
-        if _silent(body, delta):
+        said = readers[delta.index].push(delta.text, delta.finish_reason)
+        if _silent(body, delta, said.text or said.calls):
             continue
+        calls = [_tool_delta(part) for part in said.calls]
         choice = ChunkChoice(
             index=delta.index,
-            delta=ChatDelta(content=delta.text or None),
-            finish_reason=cast(FinishReason, delta.finish_reason),
+            delta=ChatDelta(content=said.text or None, tool_calls=calls or None),
+            finish_reason=cast(FinishReason, said.finish_reason),
             logprobs=_chat_logprobs(body, _listed(delta.scored)),
             token_ids=[delta.token_id] if body.return_token_ids else None,
         )
@@ -180,10 +199,19 @@ def _listed(scored: ScoredToken | None) -> list[ScoredToken]:
     return [scored] if scored is not None else []
 
 
-def _silent(body: CompletionBody | ChatBody, delta: Delta) -> bool:
-    """Whether a chunk for this delta would say nothing."""
+def _tool_delta(part: tools.CallPart) -> ToolDelta:
+    return ToolDelta(
+        index=part.index,
+        id=part.id,
+        type="function" if part.id is not None else None,
+        function=FunctionDelta(name=part.name, arguments=part.arguments),
+    )
+
+
+def _silent(body: CompletionBody | ChatBody, delta: Delta, said: object) -> bool:
+    """Whether a chunk for this delta, of which `said` is told, would say nothing."""
     wanted = body.return_token_ids or delta.scored is not None
-    return not (delta.text or delta.finish_reason or wanted)
+    return not (said or delta.finish_reason or wanted)
 
 
 def _completion(

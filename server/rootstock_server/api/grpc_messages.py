@@ -26,6 +26,10 @@ _SAMPLING = (
     "temperature",
     "top_p",
     "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
     "seed",
     "min_tokens",
     "ignore_eos",
@@ -41,6 +45,10 @@ def generation(request: pb.GenerateRequest) -> CompletionBody | ChatBody:
     fields = _given(request, _SAMPLING)
     if request.stop:
         fields["stop"] = list(request.stop)
+    if request.logit_bias:
+        fields["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
+    if request.HasField("structured_outputs"):
+        fields["structured_outputs"] = _form(request.structured_outputs)
     by_task = request.HasField("task")
     if not by_task:
         fields |= _given(request, ["model"])
@@ -55,6 +63,13 @@ def generation(request: pb.GenerateRequest) -> CompletionBody | ChatBody:
     elif request.HasField("token_ids"):
         fields["prompt"] = list(request.token_ids.ids)
     return (CompletionBody if by_task else CompletionRequest).model_validate(fields)
+
+
+def _form(wanted: pb.StructuredOutputs) -> dict[str, Any]:
+    form = wanted.WhichOneof("form")
+    if form is None:
+        return {}
+    return {form: list(wanted.choice.choices) if form == "choice" else getattr(wanted, form)}
 
 
 def classification(request: pb.ClassifyRequest) -> ClassifyBody:

@@ -6,20 +6,24 @@ know transports and tenants.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rootstock_adapters.base_card import BaseCard
 from rootstock_registry import Version
 from rootstock_wire.fields import as_list
-from rootstock_wire.openai import ChatBody, CompletionBody
+from rootstock_wire.openai import ChatBody, ChatMessage, CompletionBody
+from rootstock_wire.structured import ToolCall
 
-from rootstock_server.api import text2text
+from rootstock_server.api import structure, text2text, tools
 from rootstock_server.api.stream import Row
 from rootstock_server.base.tokenizer import ChatTemplateError, Tokenizer
 from rootstock_server.engine.client import EngineClient
-from rootstock_server.engine.request import Adapter, Generate, Sampling
+from rootstock_server.engine.request import Adapter, Generate, Grammar, Sampling
 from rootstock_server.errors import AdapterMismatch, BadRequest
 
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
@@ -97,16 +101,35 @@ def prompts(target: Target, body: CompletionBody | ChatBody) -> list[list[int]]:
     if isinstance(body, CompletionBody):
         return encode(target, as_list(body.prompt), "prompt")
     try:
-        messages = [_message(m.role, m.text, m.name) for m in body.messages]
-        return [target.base.tokenizer.chat(messages)]
+        messages = [_message(message) for message in body.messages]
+        functions = [f.model_dump(exclude_none=True) for f in tools.offered(body)]
+        known = [{"type": "function", "function": each} for each in functions]
+        return [target.base.tokenizer.chat(messages, known)]
     except ChatTemplateError as error:
         raise BadRequest(str(error), param="messages") from error
 
 
-def _message(role: str, content: str, name: str | None) -> dict[str, str]:
+def _message(message: ChatMessage) -> dict[str, Any]:
+    """As chat templates read it."""
     # `developer` is OpenAI's newer word for the role that templates know as `system`.
-    message = {"role": "system" if role == "developer" else role, "content": content}
-    return message | {"name": name} if name else message
+    role = "system" if message.role == "developer" else message.role
+    fields: dict[str, Any] = {"role": role, "content": message.text}
+    if message.name:
+        fields["name"] = message.name
+    if message.tool_call_id:
+        fields["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        fields["tool_calls"] = [_call(call) for call in message.tool_calls]
+    return fields
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    arguments: Any = call.function.arguments
+    # Templates write the arguments as JSON themselves: most would quote a text once more.
+    with contextlib.suppress(ValueError, RecursionError):
+        arguments = json.loads(arguments)
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def encode(target: Target, inputs: Sequence[str | list[int]], param: str) -> list[list[int]]:
@@ -132,8 +155,13 @@ def encode(target: Target, inputs: Sequence[str | list[int]], param: str) -> lis
 
 
 def rows(target: Target, body: CompletionBody | ChatBody, ids: list[list[int]]) -> list[Row]:
-    """One row per answer, `n` for each prompt, in the order of their indices."""
+    """One row per answer, `n` for each prompt, in the order of their indices.
+
+    Answer i of a request with a seed draws from the seed plus i (modulo 2^63): the same in every
+    batch and on every day, and different from its neighbours.
+    """
     n = body.n or 1
+    grammar = structure.grammar_of(body)
     begin: list[int] = []
     if target.base.card.task == "text2text":
         begin = text2text.beginning(target.base.card, target.base.tokenizer, body)
@@ -146,14 +174,18 @@ def rows(target: Target, body: CompletionBody | ChatBody, ids: list[list[int]]) 
             prompt_ids=prompt_ids,
             source=source,
             adapters=target.adapters,
-            sampling=_sampling(target.base.card, body, prompt_ids[source:], index),
+            sampling=_sampling(target.base.card, body, prompt_ids[source:], index, grammar),
         )
         made.append(Row(index, command, body.stops))
     return made
 
 
 def _sampling(
-    card: BaseCard, body: CompletionBody | ChatBody, prompt_ids: list[int], index: int
+    card: BaseCard,
+    body: CompletionBody | ChatBody,
+    prompt_ids: list[int],
+    index: int,
+    grammar: Grammar | None,
 ) -> Sampling:
     max_tokens = _max_tokens(card, body, len(prompt_ids))
     if body.min_tokens > max_tokens:
@@ -167,11 +199,25 @@ def _sampling(
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=max(body.top_k, 0),  # vLLM's -1 is off, too
-        # Several answers to one prompt with one seed would all be the same.
+        min_p=body.min_p,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=body.repetition_penalty or 1.0,
+        logit_bias=_logit_bias(card, body),
         seed=None if body.seed is None else (body.seed + index) & LARGEST_SEED,
         ignore_eos=body.ignore_eos,
+        grammar=grammar,
         logprobs=_logprobs(body),
     )
+
+
+def _logit_bias(card: BaseCard, body: CompletionBody | ChatBody) -> dict[int, float]:
+    bias = {int(token): value for token, value in (body.logit_bias or {}).items()}
+    if bias and max(bias) >= card.vocab_size:
+        raise BadRequest(
+            f"logit_bias: token ids of {card.name} are below {card.vocab_size}", param="logit_bias"
+        )
+    return bias
 
 
 def _max_tokens(card: BaseCard, body: CompletionBody | ChatBody, prompt_tokens: int) -> int:

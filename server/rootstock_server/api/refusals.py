@@ -21,7 +21,7 @@ from rootstock_server.errors import BadRequest, RootstockError, ServerFault
 log = structlog.get_logger()
 
 # Pydantic puts the name of a union's branch into a location, right behind the field's name.
-BRANCHES = frozenset({"text", "texts", "ids", "id_lists", "none", "parts"})
+BRANCHES = frozenset({"text", "texts", "ids", "id_lists", "none", "parts", "named", "as_object"})
 # A task's body is a union itself: the first part is a branch, and the field comes second.
 DIALECTS = frozenset({"messages", "prompt", "input"})
 MAX_FIELD_CHARS = 128

@@ -71,8 +71,12 @@ class Tokenizer:
         ids = self._text_side.encode(text, add_special_tokens=False).ids
         return [language, *ids] if end is None else [language, *ids, end]
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of `{role, content, name?}` messages and the opening of the next answer.
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """The ids of `{role, content, …}` messages and the opening of the next answer.
+
+        `tools` are told to the model where its template can tell them.
 
         Raises ChatTemplateError.
         """
@@ -80,11 +84,11 @@ class Tokenizer:
             raise ChatTemplateError(
                 "this base has no chat template; ask it with /v1/completions instead"
             )
-        if any(self._special.search(text) for each in messages for text in each.values()):
-            messages = [{key: self._mark(text) for key, text in x.items()} for x in messages]
+        messages, tools = self._marked(list(messages)), self._marked(list(tools))
         try:
             rendered, _ = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],
+                tools=tools or None,
                 chat_template=self._template,
                 add_generation_prompt=True,
                 **self._names,
@@ -92,6 +96,16 @@ class Tokenizer:
         except TemplateError as error:
             raise ChatTemplateError(f"the base's chat template refuses: {error}") from error
         return self._encode_rendered(rendered[0])
+
+    def _marked(self, value: Any) -> Any:
+        """`value` with every special token inside its texts marked, at any depth."""
+        if isinstance(value, str):
+            return self._mark(value)
+        if isinstance(value, Mapping):
+            return {self._marked(key): self._marked(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self._marked(each) for each in value]
+        return value
 
     def _mark(self, text: str) -> str:
         clean = text.replace(_OPEN, "").replace(_CLOSE, "")

@@ -189,5 +189,5 @@ def _token(answer: Answer) -> Token:
 def _error(answer: Failed) -> errors.RootstockError:
     """The class that the engine named; an unknown name is our fault, not the caller's."""
     named = getattr(errors, answer.error, errors.ServerFault)
-    error: errors.RootstockError = named(answer.message)
+    error: errors.RootstockError = named(answer.message, param=answer.param)
     return error

@@ -6,7 +6,9 @@ Commands are applied between steps, by the same thread. Refuses to know sockets 
 from __future__ import annotations
 
 import logging
+import os
 import time
+from pathlib import Path
 
 from rootstock_adapters.op import Prepared
 from rootstock_registry.blobs import BlobStore
@@ -17,15 +19,18 @@ from rootstock_server.adapters.slots import Slots
 from rootstock_server.adapters.tiers import HostTier
 from rootstock_server.base.load import Base
 from rootstock_server.config import EngineLimits
+from rootstock_server.engine.grammar import Grammars
 from rootstock_server.engine.kv_blocks import KvBlocks
 from rootstock_server.engine.readout import read_out
 from rootstock_server.engine.request import (
     Batch,
     Cancel,
     Command,
+    Encode,
     Event,
     Failed,
     Fault,
+    Generate,
     Heartbeat,
     Output,
     Resident,
@@ -40,7 +45,11 @@ log = logging.getLogger(__name__)
 class Engine:
     """Answers batches in which every row may use a different version."""
 
-    def __init__(self, base: Base, blobs: BlobStore, limits: EngineLimits) -> None:
+    def __init__(
+        self, base: Base, blobs: BlobStore, limits: EngineLimits, tokenizer: Path | None = None
+    ) -> None:
+        """`tokenizer` is the base's tokenizer.json; without it no answer can have a grammar."""
+
         def load(digest: str) -> Prepared:
             return fetch(blobs, base.card, digest).bind(base.place)
 
@@ -51,6 +60,13 @@ class Engine:
         tier = HostTier(load, limits.adapter_host_mib << 20)
         self.residency = Residency(self._slots, tier, limits.adapter_memory_mib << 20)
         self.scheduler = Scheduler(limits, self.residency, self._blocks, base.eos_ids, base.card)
+        self._grammars = Grammars(
+            tokenizer,
+            base.card.vocab_size,
+            base.eos_ids,
+            limits.max_waiting,
+            lambda: os.eventfd_write(self.residency.wake, 1),
+        )
         self._runner = Runner(base, self._slots, self._cache)
         self._steps = 0
         self._runnable = False  # something changed that may let a waiting request run
@@ -64,21 +80,26 @@ class Engine:
         """Take a command, between steps. A request that can never run fails here, in words."""
         self._runnable = True
         if isinstance(command, Cancel):
+            self._grammars.cancel(command.id)
             self._wipe(self.scheduler.cancel(command.id))
             return []
         try:
-            self.scheduler.add(command)
+            if isinstance(command, Generate) and command.sampling.grammar is not None:
+                self._grammars.submit(command, command.sampling.grammar)
+            else:
+                self.scheduler.add(command)
         except RootstockError as error:
-            return [Failed(id=command.id, error=type(error).__name__, message=error.message)]
+            return [_failed(command, error)]
         return []
 
     def step(self) -> list[Event]:
         """Run one batch: the frozen base once, many adapters. Empty when nothing can run."""
-        events = self.expire()
+        events = [*self.expire(), *self._queue_compiled()]
         waiting = [request.versions for request in self.scheduler.waiting]
         events += self.scheduler.drop_unloadable(self.residency.settle(waiting))
         batch = self.scheduler.next_batch()
-        self._runnable = bool(batch.shares)
+        # Not left to the wake-up alone: `settle` may just have cleared it.
+        self._runnable = bool(batch.shares) or self._grammars.ready
         if batch.shares:
             self._steps += 1
             events += self.scheduler.commit(batch, self._run(batch))
@@ -89,8 +110,20 @@ class Engine:
         return self.scheduler.expire(time.time())
 
     def wake(self) -> None:
-        """A load has finished: the next step may admit who waited for it."""
+        """A load or a grammar is ready: the next step may admit who waited for it."""
         self._runnable = True
+
+    def _queue_compiled(self) -> list[Event]:
+        """A request enters the queue when its grammar is ready: nobody behind it waits for that."""
+        events: list[Event] = []
+        for command, outcome in self._grammars.finished():
+            try:
+                if isinstance(outcome, RootstockError):
+                    raise outcome
+                self.scheduler.add(command, outcome)
+            except RootstockError as error:
+                events.append(_failed(command, error))
+        return events
 
     def _run(self, batch: Batch) -> list[Output]:
         """Outputs of the batch. Whatever goes wrong ends the request at fault, never the engine."""
@@ -128,4 +161,11 @@ class Engine:
         )
 
     def close(self) -> None:
+        self._grammars.close()
         self.residency.close()
+
+
+def _failed(command: Generate | Encode, error: RootstockError) -> Failed:
+    return Failed(
+        id=command.id, error=type(error).__name__, message=error.message, param=error.param
+    )

@@ -17,6 +17,15 @@ if TYPE_CHECKING:  # the front end reads these nouns without torch
 
     from rootstock_server.adapters.residency import Applied, ResidentVersion
     from rootstock_server.backends.memory import Memory
+    from rootstock_server.engine.grammar import Matcher
+    from rootstock_server.engine.penalties import Penalties
+
+
+class Grammar(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer must be, in llguidance's language; `field` of the request asked for it."""
+
+    text: str
+    field: str
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,8 +36,14 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0
     top_k: int = 0  # 0 is off
+    min_p: float = 0.0  # 0 is off
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0  # 1 is off
+    logit_bias: dict[int, float] = {}  # by token id
     seed: int | None = None
     ignore_eos: bool = False
+    grammar: Grammar | None = None
     logprobs: int | None = None  # None: none. k: the chosen token's and the k best
 
 
@@ -105,6 +120,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
     id: str
     error: str
     message: str
+    param: str | None = None  # the field at fault
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +176,8 @@ class Request:
     keyed: int = 0  # how many of them the cache knows by their key
     leases: dict[str, ResidentVersion] = field(default_factory=dict)  # by digest, once admitted
     generator: torch.Generator | None = None  # its own random numbers, so batches cannot matter
+    penalties: Penalties | None = None  # its own counts of tokens, where a field asks for them
+    matcher: Matcher | None = None  # its own place in its grammar, where it has one
     hidden: list[torch.Tensor] = field(default_factory=list)  # Encode: [t, D] of each chunk
     source: int = 0  # how many of the tokens an encoder reads, whole, before a decoder goes on
     memory: Memory | None = None  # what the decoder keeps of them
@@ -260,6 +278,7 @@ class Fault:
 
     error: str
     message: str
+    param: str | None = None
 
 
 # What a share's hidden states became; None while a prompt is still being read.

@@ -14,6 +14,7 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_server.adapters.residency import Residency
 from rootstock_server.config import EngineLimits
 from rootstock_server.engine.fairness import GENERATED, READ, ServedTokens
+from rootstock_server.engine.grammar import Matcher
 from rootstock_server.engine.kv_blocks import KvBlocks
 from rootstock_server.engine.prefixes import Prefixes
 from rootstock_server.engine.request import (
@@ -61,11 +62,14 @@ class Scheduler:
     def prefix_hit_tokens(self) -> int:
         return self._cache.hit_tokens if self._cache else 0
 
-    def add(self, command: Generate | Encode) -> None:
-        """Queue a request. Raises Overloaded for a full queue, BadRequest if it can never fit."""
+    def add(self, command: Generate | Encode, matcher: Matcher | None = None) -> None:
+        """Queue a request, `matcher` at the beginning of its grammar where it has one.
+
+        Raises Overloaded for a full queue, BadRequest if it can never fit.
+        """
         if len(self._waiting) >= self._limits.max_waiting:
             raise Overloaded("the engine's queue is full; try again in a moment")
-        request = Request(command, list(command.prompt_ids))
+        request = Request(command, list(command.prompt_ids), matcher=matcher)
         if self._card.task == "text2text":
             request.source = _source_tokens(command)
         self._check(request)
@@ -134,7 +138,10 @@ class Scheduler:
                 events.append(output)
             elif isinstance(output, Fault):
                 self._drop(request)
-                events.append(Failed(id=request.id, error=output.error, message=output.message))
+                fault = Failed(
+                    id=request.id, error=output.error, message=output.message, param=output.param
+                )
+                events.append(fault)
         return events
 
     def _check(self, request: Request) -> None:
@@ -247,7 +254,8 @@ class Scheduler:
 
 
 def _failed(request: Request, error: RootstockError) -> Failed:
-    return Failed(id=request.id, error=type(error).__name__, message=error.message)
+    name = type(error).__name__
+    return Failed(id=request.id, error=name, message=error.message, param=error.param)
 
 
 def _source_tokens(command: Generate | Encode) -> int:

@@ -46,7 +46,8 @@ def main() -> int:
         _send(socket, [Failed(id="", error="BaseError", message=str(error))])
         context.destroy(linger=1000)  # waits until the message is out
         return 1
-    engine = Engine(base, BlobStore(Path(setup.blobs)), limits)
+    tokenizer = Path(setup.base_path) / "tokenizer.json"
+    engine = Engine(base, BlobStore(Path(setup.blobs)), limits, tokenizer)
     _send(socket, [started])
     try:
         serve(engine, socket)

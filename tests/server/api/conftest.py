@@ -56,7 +56,8 @@ TEMPLATE = (
 class ScriptedEngine(EngineClient):
     """Answers every generation with the bytes of `says`, every pass with made-up numbers.
 
-    From token number `at` on, `pause` is waited for and `refusal` raised.
+    From token number `at` on, `pause` is waited for and `refusal` raised. With `stops_itself`
+    an end token follows where there is room for it.
     """
 
     def __init__(self, card: BaseCard) -> None:
@@ -69,6 +70,7 @@ class ScriptedEngine(EngineClient):
         self.encoded: list[Encode] = []
         self.cancelled: list[str] = []
         self.living = True
+        self.stops_itself = False
         self.heartbeat = Heartbeat(
             running=2,
             waiting=1,
@@ -85,7 +87,8 @@ class ScriptedEngine(EngineClient):
     async def generate(self, request: Generate) -> AsyncIterator[Token]:
         self.generated.append(request)
         sampling = request.sampling
-        ids = ids_of(self.says)[: sampling.max_tokens]
+        said = ids_of(self.says)
+        ids = [*said, *([0] if self.stops_itself else [])][: sampling.max_tokens]
         finished = False
         try:
             for place, token_id in enumerate(ids):
@@ -98,7 +101,7 @@ class ScriptedEngine(EngineClient):
                     token_id=token_id,
                     logprob=-0.5 if sampling.logprobs is not None else None,
                     top_logprobs=[(token_id, -0.5), (0, -2.0)][: sampling.logprobs or 0],
-                    finish_reason="length" if last else None,
+                    finish_reason=("stop" if place == len(said) else "length") if last else None,
                 )
         finally:
             if not finished:

@@ -128,10 +128,13 @@ async def test_token_ids_go_in_and_come_out_as_in_vllm(house) -> None:
 async def test_sampling_fields_reach_the_engine_as_they_are(house) -> None:
     body = {
         "model": "toy", "prompt": "hi", "temperature": 0, "top_p": 0.5, "top_k": 4, "seed": -1,
-        "min_tokens": 1, "ignore_eos": True, "logprobs": 2,
+        "min_tokens": 1, "ignore_eos": True, "logprobs": 2, "min_p": 0.1, "presence_penalty": -1,
+        "frequency_penalty": 0.5, "repetition_penalty": 1.1, "logit_bias": {"7": -100, "255": 2.5},
     }  # fmt: skip
     await house.post("/v1/completions", body)
     sampling = house.decoder.generated[0].sampling
+    assert (sampling.min_p, sampling.presence_penalty, sampling.frequency_penalty) == (0.1, -1, 0.5)
+    assert (sampling.repetition_penalty, sampling.logit_bias) == (1.1, {7: -100, 255: 2.5})
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.0, 0.5, 4)
     assert (sampling.min_tokens, sampling.ignore_eos, sampling.logprobs) == (1, True, 2)
     assert sampling.max_tokens == 16
