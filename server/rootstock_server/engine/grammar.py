@@ -5,6 +5,7 @@ Borrows llguidance. Knows which bytes a token id stands for; refuses to know wha
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from rootstock_server.errors import BadRequest, Overloaded, RootstockError, Serv
 
 if TYPE_CHECKING:  # an engine without llguidance serves everything else
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+log = logging.getLogger(__name__)
 
 KEPT = 32  # compiled grammars
 # In llguidance's units of work: a grammar takes at most about a second, a step some milliseconds.
@@ -129,21 +132,33 @@ class Grammars:
         return matcher.copy()
 
     def _vocabulary_of(self, field: str) -> LLTokenizer:
-        from llguidance import LLTokenizer
-
         if self._tokenizer is None:
             if self._file is None or not self._eos_ids:
                 raise BadRequest(
                     f"{field}: this base has no end-of-text token to end such an answer with",
                     param=field,
                 )
-            # A model's output may be wider than its tokenizer: those ids are never allowed.
-            self._tokenizer = LLTokenizer(
-                self._file.read_text(encoding="utf-8"),
-                n_vocab=self._vocabulary,
-                eos_token=sorted(self._eos_ids),
-            )
+            try:
+                self._tokenizer = _read(self._file, self._vocabulary, self._eos_ids)
+            except ValueError as error:  # llguidance does not know every kind of tokenizer
+                raise BadRequest(
+                    f"{field}: does not work with this base's tokenizer: {error}", param=field
+                ) from error
         return self._tokenizer
+
+
+def _read(file: Path, vocabulary: int, eos_ids: frozenset[int]) -> LLTokenizer:
+    from llguidance import LLTokenizer
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    # A model's output may be wider than its tokenizer: an end token may lie there, no text does.
+    nameless = range(tokenizer.get_vocab_size(), max(eos_ids) + 1)
+    tokenizer.add_special_tokens([f"<|no text {token}|>" for token in nameless])
+    ids = max(vocabulary, tokenizer.get_vocab_size())
+    return LLTokenizer(tokenizer.to_str(), n_vocab=ids, eos_token=sorted(eos_ids))
 
 
 def _outcome(compiled: Future[Matcher]) -> Matcher | RootstockError:
@@ -151,8 +166,9 @@ def _outcome(compiled: Future[Matcher]) -> Matcher | RootstockError:
         return compiled.result()
     except RootstockError as error:
         return error
-    except Exception as error:  # a tokenizer that llguidance cannot read fails only such requests
-        return ServerFault(f"grammars do not work with this base's tokenizer: {error}")
+    except Exception:
+        log.exception("a grammar could not be compiled; its request is answered with an error")
+        return ServerFault("the grammar could not be compiled; see the server's log")
 
 
 def _limits() -> LLParserLimits:

@@ -31,8 +31,10 @@ class Penalties:
         self._made = torch.zeros(vocabulary)  # [V] fp32: how often each token was generated
         self._seen = torch.zeros(vocabulary, dtype=torch.bool)  # [V]: in the prompt or generated
         self._seen[command.prompt_ids] = True
-        self._biased = torch.tensor(list(sampling.logit_bias), dtype=torch.long)  # [B]
-        self._bias = torch.tensor(list(sampling.logit_bias.values()), dtype=torch.float32)  # [B]
+        self._biased = torch.tensor(list(sampling.logit_bias), dtype=torch.long)  # [biased]
+        self._bias = torch.tensor(
+            list(sampling.logit_bias.values()), dtype=torch.float32
+        )  # [biased]
 
     def applied(self, logits: Tensor, tokens: list[int]) -> Tensor:
         """`logits` [V] fp32 as changed by all of `tokens`, the prompt and what was generated.

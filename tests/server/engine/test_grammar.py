@@ -12,6 +12,7 @@ from llguidance import LLMatcher
 from rootstock_server.engine.engine import Engine
 from rootstock_server.engine.grammar import Grammars
 from rootstock_server.engine.request import Cancel, Failed, Generate, Grammar, Token
+from rootstock_server.errors import BadRequest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -172,3 +173,52 @@ def test_the_queue_of_grammars_is_bounded(tmp_path) -> None:
     with pytest.raises(Exception, match="queue is full"):
         grammars.submit(commands[2], regex("b"))
     grammars.close()
+
+
+def sentencepiece_file(folder: Path) -> Path:
+    """Llama's manner: a mark for each space, bytes as tokens of their own."""
+    spelled = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", *"abyesno"]
+    vocabulary = {piece: i for i, piece in enumerate(spelled)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    backend.add_special_tokens(spelled[:3])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def wordpiece_file(folder: Path) -> Path:
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
+    backend.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def compiled(file: Path, grammar: Grammar, vocabulary: int, eos: int) -> object:
+    grammars = Grammars(file, vocabulary, frozenset({eos}), 4, lambda: None)
+    grammars.submit(Generate(id="a", prompt_ids=[1], version=None, sampling=None), grammar)
+    grammars.close()
+    [(_, outcome)] = grammars.finished()
+    return outcome
+
+
+def test_spaces_and_bytes_of_a_sentencepiece_vocabulary_are_understood(tmp_path) -> None:
+    matcher = compiled(sentencepiece_file(tmp_path), regex("( |é)yes"), 300, 2)
+    allowed = [i for i, told in enumerate(matcher.allowed()) if told]
+    assert allowed == [3 + 0x20, 3 + 0xC3, 259]  # a space as a byte, é's first byte, the mark
+    for token in (259, 262, 263, 264):
+        matcher.take(token)
+    assert [i for i, told in enumerate(matcher.allowed()) if told] == [2]
+
+
+def test_an_end_token_may_lie_beyond_the_tokenizers_own(tmp_path) -> None:
+    matcher = compiled(tokenizer_file(tmp_path), regex("a"), 130, 129)
+    matcher.take(PIECES.index("a"))
+    assert [i for i, told in enumerate(matcher.allowed()) if told] == [129]
+
+
+def test_a_tokenizer_that_cannot_be_read_for_grammars_is_said_by_field(tmp_path) -> None:
+    error = compiled(wordpiece_file(tmp_path), regex("a"), 3, 0)
+    assert isinstance(error, BadRequest)
+    assert error.message.startswith("structured_outputs.regex: ") and "tokenizer" in error.message

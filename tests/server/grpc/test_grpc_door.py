@@ -73,6 +73,26 @@ async def test_an_adapter_answers_differently_from_its_base_and_names_itself(
     assert [p.token_ids[0] for p in base] != [p.token_ids[0] for p in adapted]
 
 
+async def test_penalties_bias_and_forms_are_the_same_through_this_door(client: GrpcClient) -> None:
+    biased = await pieces(
+        client, "Hello", model="decoder", max_tokens=4, logit_bias={7: 100.0}, **GREEDY
+    )
+    assert [piece.token_ids[0] for piece in biased] == [7] * 4
+    damped = await pieces(
+        client, "Hello", model="decoder", max_tokens=8, presence_penalty=2.0,
+        frequency_penalty=2.0, repetition_penalty=100.0, min_p=0.1, **GREEDY,
+    )  # fmt: skip
+    assert len({piece.token_ids[0] for piece in damped}) == 8
+    for form, texts in (
+        ({"regex": "[ab]{3}"}, {x + y + z for x in "ab" for y in "ab" for z in "ab"}),
+        ({"choice": {"choices": ["yes", "no"]}}, {"yes", "no"}),
+        ({"json": '{"enum": [1, true]}'}, {"1", "true"}),
+    ):
+        got = await pieces(client, "Hello", model="triage", max_tokens=20, structured_outputs=form)
+        assert "".join(piece.text for piece in got) in texts
+        assert got[-1].finish_reason == "stop"
+
+
 async def test_text_token_ids_and_chat_are_three_ways_to_the_same_prompt(
     house: Any, client: GrpcClient
 ) -> None:
