@@ -30,7 +30,8 @@ class Penalties:
         self._counted = len(command.prompt_ids)
         self._made = torch.zeros(vocabulary)  # [V] fp32: how often each token was generated
         self._seen = torch.zeros(vocabulary, dtype=torch.bool)  # [V]: in the prompt or generated
-        self._seen[command.prompt_ids] = True
+        # What an encoder reads is no text that the answer goes on from.
+        self._seen[command.prompt_ids[command.source :]] = True
         self._biased = torch.tensor(list(sampling.logit_bias), dtype=torch.long)  # [biased]
         self._bias = torch.tensor(
             list(sampling.logit_bias.values()), dtype=torch.float32

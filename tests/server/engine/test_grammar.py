@@ -167,7 +167,7 @@ def test_an_engine_without_a_tokenizer_refuses_grammars_in_words(rig) -> None:
 
 def test_the_queue_of_grammars_is_bounded(tmp_path) -> None:
     grammars = Grammars(tokenizer_file(tmp_path), 120, frozenset({2}), 2, lambda: None)
-    commands = [Generate(id=str(n), prompt_ids=[1], version=None, sampling=None) for n in range(3)]
+    commands = [Generate(id=str(n), prompt_ids=[1], sampling=None) for n in range(3)]
     for command in commands[:2]:
         grammars.submit(command, regex("a" * random.randrange(1, 5)))
     with pytest.raises(Exception, match="queue is full"):
@@ -197,7 +197,7 @@ def wordpiece_file(folder: Path) -> Path:
 
 def compiled(file: Path, grammar: Grammar, vocabulary: int, eos: int) -> object:
     grammars = Grammars(file, vocabulary, frozenset({eos}), 4, lambda: None)
-    grammars.submit(Generate(id="a", prompt_ids=[1], version=None, sampling=None), grammar)
+    grammars.submit(Generate(id="a", prompt_ids=[1], sampling=None), grammar)
     grammars.close()
     [(_, outcome)] = grammars.finished()
     return outcome

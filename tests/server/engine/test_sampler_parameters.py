@@ -47,7 +47,7 @@ def reference(
 
 
 def request_of(sampling: Sampling, prompt: list[int], made: list[int]) -> Request:
-    command = Generate(id="a", prompt_ids=prompt, version=None, sampling=sampling)
+    command = Generate(id="a", prompt_ids=prompt, sampling=sampling)
     request = Request(command, [*prompt, *made])
     if sampling.temperature > 0:
         request.generator = torch.Generator().manual_seed(sampling.seed or 0)
