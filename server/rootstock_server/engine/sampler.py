@@ -5,6 +5,7 @@ Refuses to know where logits come from. Names and meanings are OpenAI's and vLLM
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from rootstock_server.engine import penalties
 from rootstock_server.engine.grammar import Matcher
 from rootstock_server.engine.request import Fault, Generate, Request, Sampled, Sampling
 from rootstock_server.errors import BadRequest
+
+log = logging.getLogger(__name__)
 
 SMALLEST_TEMPERATURE = 1e-6  # below it only the best token is ever drawn; 0 would divide
 FEW = 256  # sorting a whole vocabulary takes longer than the pass that it follows
@@ -39,6 +42,9 @@ def sample(
             outputs.append(_sample_row(logits[row], best[row], request, eos_ids))
         except BadRequest as error:  # a grammar that grew beyond its limits ends only its own row
             outputs.append(Fault("BadRequest", error.message, error.param))
+        except Exception:  # raised, the step would be tried again, and its rows would draw twice
+            log.exception("a row could not be sampled; its request is answered with an error")
+            outputs.append(Fault("ServerFault", "sampling failed; see the server's log"))
     return outputs
 
 

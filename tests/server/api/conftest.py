@@ -77,6 +77,8 @@ class ScriptedEngine(EngineClient):
             kv_blocks_used=5,
             kv_blocks=20,
             steps=1,
+            preemptions=0,
+            prefix_hit_tokens=0,
             resident=[Resident(version="sha256:" + "ab" * 32, bytes=1, leases=0)],
         )
 

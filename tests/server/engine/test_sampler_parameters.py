@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from rootstock_server.engine.request import Generate, Request, Sampling
+from rootstock_server.engine.request import Fault, Generate, Request, Sampling
 from rootstock_server.engine.sampler import sample
 
 WORDS = 6  # of the vocabulary
@@ -171,3 +171,15 @@ def test_logits_are_not_changed_for_others_and_logprobs_are_the_models_own() -> 
     wanted = torch.log_softmax(before[0], 0)
     assert output.logprob == pytest.approx(float(wanted[1]))
     assert dict(output.top_logprobs) == pytest.approx(dict(enumerate(wanted.tolist())))
+
+
+def test_a_row_that_cannot_be_sampled_is_a_fault_and_its_neighbours_draw_once(caplog) -> None:
+    """A step whose rows were drawn is never tried again: their random numbers are used up."""
+    logits = torch.zeros(2, 20)
+    good = request_of(Sampling(max_tokens=9, seed=1), [1], [])
+    broken = request_of(Sampling(max_tokens=9, seed=1), [1], [])
+    broken.command = None  # type: ignore[assignment]  # our own mistake, whatever it is
+    [token, fault] = sample(logits, [good, broken], EOS)
+    assert isinstance(fault, Fault) and fault.error == "ServerFault"
+    [alone] = sample(logits[:1], [request_of(Sampling(max_tokens=9, seed=1), [1], [])], EOS)
+    assert token.token_id == alone.token_id
