@@ -131,7 +131,11 @@ def _config(path: Path) -> dict[str, Any]:
         raise BaseError(f"{file} has auto_map: models that bring their own code are not served")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise BaseError(f"{file}: model_type {model_type!r} is not served here (known: {known})")
+        text = config.get("text_config")
+        part = f"; its text part is a {text.get('model_type')}" if isinstance(text, dict) else ""
+        raise BaseError(
+            f"{file}: model_type {model_type!r} is not served here (known: {known}){part}"
+        )
     if config.get("quantization_config"):
         raise BaseError(
             f"{file} has a quantization_config: adapters and the parity probe need the weights as "

@@ -18,6 +18,8 @@ from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.decoders import DecodeStream
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from rootstock_server.base import m2m100_tokenizer
+
 # ISO 639 codes as M2M100 has them, with a script as NLLB has them.
 _LANGUAGE = re.compile(r"[a-z]{2,3}(_[A-Z][a-z]{3})?")
 # Private-use characters around a special token that a caller wrote inside a message.
@@ -36,17 +38,17 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises BaseError where the folder has no tokenizer.json."""
+        """Raises BaseError where the folder has no tokenizer.json and is not M2M100's, either."""
         file = path / "tokenizer.json"
-        if not file.is_file():
+        settings = _settings(path)
+        if not file.is_file() and not m2m100_tokenizer.fits(path):
             raise BaseError(
                 f"{path} has no tokenizer.json; write one with "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             )
-        self._template_side = _backend(file)
-        self._text_side = _backend(file)
+        self._template_side = _backend(path, settings)
+        self._text_side = _backend(path, settings)
         self._text_side.encode_special_tokens = True
-        settings = _settings(path)
         self._names = _special_names(settings)
         self._template = _chat_template(path, settings)
         added = self._template_side.get_added_tokens_decoder().values()
@@ -143,7 +145,10 @@ class TextStream:
         return self._stream.step(self._tokenizer, token_id) or ""
 
 
-def _backend(file: Path) -> BackendTokenizer:
+def _backend(path: Path, settings: Mapping[str, Any]) -> BackendTokenizer:
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        return m2m100_tokenizer.backend(path, settings)
     try:
         tokenizer = BackendTokenizer.from_file(str(file))
     except Exception as error:  # the Rust side raises bare Exception
