@@ -17,6 +17,8 @@ from rootstock_adapters.file import parse_object, read_header
 
 Pooling = Literal["cls", "mean", "last"]
 
+# Their output linear is their embedding unless the config says otherwise, as in transformers.
+TIED_BY_DEFAULT = frozenset({"gemma2", "gemma3_text", "gpt2", "m2m_100", "opt", "t5"})
 # Files that decide how a base behaves. A changed README does not make another base.
 FINGERPRINTED = (".json", ".safetensors", ".txt", ".model", ".jinja")
 # OPT's small models narrow what comes out; the first that is there is the size of hidden states.
@@ -38,8 +40,8 @@ class BaseCard(BaseModel):
 
     `linears` maps a module path inside the backbone (`layers.0.self_attn.q_proj`) to
     `(out_features, in_features)`, `parameters` the name of every tensor to its shape as it is
-    stored; `pooling` and `normalize` say how its embedding is made.
-    An encoder-decoder reads and writes up to `context_length` each.
+    stored; `tied` says that the output linear is the embedding; `pooling` and `normalize` say how
+    its embedding is made. An encoder-decoder reads and writes up to `context_length` each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +59,7 @@ class BaseCard(BaseModel):
     linears: dict[str, tuple[int, int]]
     parameters: dict[str, tuple[int, ...]] = {}
     decoder_start: tuple[int, ...] = ()  # of text2text: what the decoder begins with
+    tied: bool = False
 
     @classmethod
     def read(cls, path: Path, name: str) -> BaseCard:
@@ -89,6 +92,7 @@ class BaseCard(BaseModel):
             linears=_linears(shapes, known),
             parameters={n.removeprefix(known.prefix + "."): s for n, s in shapes.items()},
             decoder_start=_decoder_start(path, config) if known.task == "text2text" else (),
+            tied=known.task != "encode" and _tied(config, shapes),
         )
 
     @property
@@ -205,6 +209,12 @@ def _weight_files(path: Path) -> list[Path]:
     if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
         raise BaseError(f"{index}: weight_map must name the folder's .safetensors files")
     return [path / name for name in sorted(names)]
+
+
+def _tied(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> bool:
+    stored = any(name in shapes for name in ("lm_head.weight", "embed_out.weight"))
+    default = config["model_type"] in TIED_BY_DEFAULT
+    return not stored or bool(config.get("tie_word_embeddings", default))
 
 
 def _pooling(path: Path, task: Task) -> tuple[Pooling, bool]:

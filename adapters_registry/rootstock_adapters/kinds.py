@@ -10,12 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rootstock_adapters.bottleneck.spec import BottleneckSpec
+from rootstock_adapters.delta.spec import DeltaSpec
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.head.spec import HeadSpec
 from rootstock_adapters.lora.spec import LoraSpec
 from rootstock_adapters.spec import PartSpec
 
-KINDS: dict[str, type[PartSpec]] = {spec.kind: spec for spec in (HeadSpec, LoraSpec)}
+KINDS: dict[str, type[PartSpec]] = {
+    spec.kind: spec for spec in (BottleneckSpec, DeltaSpec, HeadSpec, LoraSpec)
+}
 
 
 def parse_spec(kind: str, config: dict[str, Any]) -> PartSpec:

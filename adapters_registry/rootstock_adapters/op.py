@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # an engine computes without pydantic where somebody else has read the specs
@@ -29,6 +30,9 @@ class LowRank:
 class Place(Protocol):
     """A module of the frozen base that changes attach to, as it is without any of them."""
 
+    is_linear: bool
+    transposed: bool  # whether the base stores its weight as [in, out]; linears only
+    dtype: torch.dtype
     bias: Tensor | None
     norms: Tensor  # [out] L2 norm of each row of the weight; linears only
 
@@ -36,15 +40,22 @@ class Place(Protocol):
         """`W x` without the bias: [t, in] → [t, out]; linears only."""
 
     def shifted(self, differences: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
-        """The module with `differences` added to its parameters; modules that are no linears."""
+        """The module with `differences` added to its parameters; modules that are no linears.
+
+        A parameter without a difference is the base's own and takes no memory.
+        """
 
 
 class Change(ABC):
     """What a version does to the outputs of one module, for its own rows only."""
 
-    nbytes: int = 0
     # Whether other versions may act on the same rows; a rescaling of all that is there cannot.
     combinable: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it keeps, beyond the base's own."""
+        return 0
 
     def bind(self, place: Place) -> Change:
         """This change with all that it needs of `place` computed, off the engine's thread."""

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import ArtifactError
+from rootstock_adapters.layers import check_layers, inside_layer
 from rootstock_adapters.spec import PartSpec, Shapes
 
 Placement = Literal["houlsby", "pfeiffer"]
@@ -93,29 +94,12 @@ def sublayer_outputs(
 
     Raises ArtifactError for a layer that the base lacks or does not have for itself.
     """
-    found = {path: _inside(path) for path in card.linears}
+    if layers is not None:
+        check_layers(card, layers)
     ends = {
         path: inside[0]
-        for path, inside in found.items()
-        if inside and inside[1] in OUTPUTS[placement]
+        for path in card.linears
+        if (inside := inside_layer(path)) and inside[1] in OUTPUTS[placement]
     }
-    if layers is not None:
-        if set(ends.values()) != set(range(card.layers)):
-            raise ArtifactError(
-                f"bottleneck: layers of base {card.name} share their weights: leave layers out"
-            )
-        if strangers := sorted(set(layers) - set(ends.values())):
-            raise ArtifactError(
-                f"bottleneck: base {card.name} has no layer {strangers[0]}: its layers are "
-                f"0 to {card.layers - 1}"
-            )
     order = sorted(ends, key=lambda path: (ends[path], path))
     return tuple(path for path in order if layers is None or ends[path] in layers)
-
-
-def _inside(path: str) -> tuple[int, str] | None:
-    """(layer, path inside it) of a linear: `h.3.mlp.c_proj` → (3, `mlp.c_proj`)."""
-    parts = path.split(".")
-    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
-    # T5 numbers the sublayers of a layer, too; ALBERT the layers of a group.
-    return (int(parts[numbers[0]]), ".".join(parts[numbers[-1] + 1 :])) if numbers else None

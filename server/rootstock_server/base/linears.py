@@ -40,7 +40,9 @@ class LinearGroup:
         self.in_features = weights[0].shape[1]
         self.biases: list[Tensor | None] = [linear.bias for linear in linears]
         self.norms = [_row_norms(weight) for weight in weights]
-        self._backend, self._dtype = backend, weights[0].dtype
+        self.transposed = [isinstance(linear, Conv1D) for linear in linears]
+        self.dtype = weights[0].dtype
+        self._backend = backend
         self._weights = backend.linear_prepare(weights, self.biases)
         self._last: tuple[Tensor, list[Tensor]] | None = None
 
@@ -69,7 +71,7 @@ class LinearGroup:
     @torch.inference_mode()
     def product(self, number: int, x: Tensor) -> Tensor:
         """`x` [t, in] times one member's frozen weight, without its bias."""
-        y, bias = self._split(x.to(self._dtype))[number], self.biases[number]
+        y, bias = self._split(x.to(self.dtype))[number], self.biases[number]
         return y if bias is None else y - bias
 
     def _split(self, flat: Tensor) -> list[Tensor]:
@@ -79,9 +81,12 @@ class LinearGroup:
 class LinearPlace:
     """One linear as changes see it (a `Place`)."""
 
+    is_linear = True
+
     def __init__(self, group: LinearGroup, number: int) -> None:
         self._group, self._number = group, number
         self.bias, self.norms = group.biases[number], group.norms[number]
+        self.transposed, self.dtype = group.transposed[number], group.dtype
 
     def product(self, x: Tensor) -> Tensor:
         return self._group.product(self._number, x)

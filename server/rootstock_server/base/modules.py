@@ -18,10 +18,16 @@ from rootstock_server.backends.step import current
 class ModulePlace:
     """One such module as changes see it (a `Place`)."""
 
+    is_linear = False
+    transposed = False
     bias: Tensor | None = None
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self._module.parameters(recurse=False)).dtype
 
     @property
     def norms(self) -> Tensor:
@@ -38,9 +44,9 @@ class ModulePlace:
         twin = copy.copy(self._module)
         twin._forward_hooks = type(self._module._forward_hooks)()
         with torch.inference_mode():
-            twin._parameters = {
-                name: nn.Parameter((p + differences.get(name, 0)).to(p.dtype), requires_grad=False)
-                for name, p in own.items()
+            twin._parameters = own | {
+                name: nn.Parameter((own[name] + d.to(own[name].device)).to(own[name].dtype), False)
+                for name, d in differences.items()
             }
         return twin
 
