@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # an engine computes without pydantic where somebody else has read the specs
-    from rootstock_adapters.base_card import Pooling
+    from rootstock_adapters.head.spec import Activation, HeadPooling
     from rootstock_adapters.spec import PartSpec
 
 
@@ -68,13 +68,25 @@ class Change(ABC):
 
 @dataclass(frozen=True)
 class Readout:
-    """A classifier over pooled hidden states."""
+    """A classifier over pooled hidden states, or each token's. H is the hidden layer's size."""
 
-    pooling: Pooling
+    pooling: HeadPooling
     normalize: bool
     labels: tuple[str, ...]
-    weight: Tensor  # [labels, D] fp32
+    weight: Tensor  # [labels, D] fp32; [labels, H] behind a hidden layer
     bias: Tensor  # [labels] fp32
+    hidden_weight: Tensor | None = None  # [H, D] fp32
+    hidden_bias: Tensor | None = None  # [H] fp32
+    activation: Activation = "tanh"
+
+    @property
+    def per_token(self) -> bool:
+        return self.pooling == "none"
+
+    @property
+    def nbytes(self) -> int:
+        own = (self.weight, self.bias, self.hidden_weight, self.hidden_bias)
+        return sum(tensor.nbytes for tensor in own if tensor is not None)
 
 
 @dataclass(frozen=True)
@@ -118,9 +130,7 @@ class Prepared:
     def nbytes(self) -> int:
         """Bytes of everything but `linears`, which live in slots."""
         total = sum(change.nbytes for changes in self.changes.values() for change in changes)
-        return total + (
-            self.readout.weight.nbytes + self.readout.bias.nbytes if self.readout else 0
-        )
+        return total + (self.readout.nbytes if self.readout else 0)
 
     @property
     def host_bytes(self) -> int:

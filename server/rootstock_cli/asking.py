@@ -74,6 +74,7 @@ async def reply(client: AsyncClient, model: str, prompt: str, options: dict[str,
     Raises Unreachable where there is no server.
     """
     from rootstock_client import ApiError
+    from rootstock_wire.native import TokensResult
 
     try:
         try:
@@ -84,7 +85,10 @@ async def reply(client: AsyncClient, model: str, prompt: str, options: dict[str,
                 raise
         verdict = await client.classify(prompt, [model])
         head = verdict.data[0].results[0]
-        lines = [f"{label} {share:.3f}" for label, share in _ranked(head.probs)]
+        if isinstance(head, TokensResult):
+            lines = [f"{each.word} {each.entity} {each.score:.3f}" for each in head.tokens]
+        else:
+            lines = [f"{label} {share:.3f}" for label, share in _ranked(head.probs)]
         return Reply(model, head.digest, "\n".join(lines))
     except ApiError as error:
         return Reply(model, "", error.message, failed=True)

@@ -70,6 +70,8 @@ def write_package(
 
 def answers_of(client: Client, versions: Sequence[Version]) -> Answers:
     """Asks the server behind `client` for these very versions: head → label → probability."""
+    from rootstock_wire.native import HeadResult
+
     models = [version.ref for version in versions]
     names = {version.ref: version.name for version in versions}
 
@@ -78,7 +80,8 @@ def answers_of(client: Client, versions: Sequence[Version]) -> Answers:
         for start in range(0, len(texts), TEXTS_PER_REQUEST):
             answer = client.classify(texts[start : start + TEXTS_PER_REQUEST], models)
             found += [
-                {names[each.model]: each.probs for each in row.results} for row in answer.data
+                {names[r.model]: r.probs for r in row.results if isinstance(r, HeadResult)}
+                for row in answer.data
             ]
         return found
 

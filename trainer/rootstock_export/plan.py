@@ -82,8 +82,24 @@ def _head(index: int, version: Version, card: BaseCard, registry: Registry) -> P
         )
     spec = parse_spec(parts[0].kind, dict(parts[0].config))
     assert isinstance(spec, HeadSpec)
+    _refuse_shape(version, spec)
     data = registry.blobs.get(parts[0].blob)
     spec.check(data, card)
     # Not the adapter's name: exporters refuse or rename outputs that a node inside already has.
     output = f"head_{index}_logits"
     return PlannedHead(version.name, version.ref, version.digest, output, spec, data)
+
+
+def _refuse_shape(version: Version, spec: HeadSpec) -> None:
+    why = None
+    if spec.per_token:
+        why = "labels every token"
+    elif spec.hidden:
+        why = f"has a hidden layer of {spec.hidden} units"
+    elif spec.pooling == "max":
+        why = "pools by the largest"
+    if why:
+        raise NotExportable(
+            f"the head of {version.ref} {why}: only a linear head over the cls, mean or last "
+            "hidden state can be exported"
+        )

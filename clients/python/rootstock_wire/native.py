@@ -38,9 +38,31 @@ class HeadResult(Answer):
     probs: dict[str, float]
 
 
+class LabelledToken(Answer):
+    """One token that is not `O`, as Hugging Face's token-classification pipeline writes it.
+
+    `index` counts the text's tokens, special ones too; `start` and `end` its characters.
+    """
+
+    entity: str
+    score: float
+    index: int
+    word: str
+    start: int
+    end: int
+
+
+class TokensResult(Answer):
+    """The verdict of a head that labels tokens."""
+
+    model: str
+    digest: str
+    tokens: list[LabelledToken]
+
+
 class ClassifiedText(Answer):
     index: int
-    results: list[HeadResult]
+    results: list[HeadResult | TokensResult]
 
 
 class Classification(Answer):

@@ -25,7 +25,7 @@ from rootstock_server.api import grpc_messages as messages
 from rootstock_server.api.handle import Begun, Handle
 from rootstock_server.api.prepare import Target
 from rootstock_server.api.refusals import explain, log_fault
-from rootstock_server.errors import BadRequest, RootstockError, ServerFault
+from rootstock_server.errors import AdapterMismatch, BadRequest, RootstockError, ServerFault
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 # Details travel as a header, and clients take 8 KiB of headers altogether.
@@ -89,6 +89,11 @@ class Inference:
             targets = [await resolve(caller.get(), model, "models") for model in body.models]
         else:
             targets = [await self._handle.route(caller.get(), request.task, body.user)]
+        if per_token := [target.model for target in targets if target.labels_tokens]:
+            raise AdapterMismatch(
+                f"models: the head of {per_token[0]} labels tokens; ask POST /v1/classify for that",
+                param="models",
+            )
         answer = await self._handle.classify(caller.get(), targets, body)
         await _name_digests(context, *targets)
         return messages.classified(answer)

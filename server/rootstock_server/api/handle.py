@@ -225,6 +225,7 @@ class Handle:
             by_pass.setdefault(target.weights, []).append(target)
         with self._admit(caller, targets):
             ids = await asyncio.to_thread(prepare.encode, targets[0], body.texts, "input")
+            pieces = await asyncio.to_thread(verdict.pieces_of, targets, body.texts)
             groups = list(by_pass.values())
             requests = [verdict.head_pass(group, one) for one in ids for group in groups]
             passes = await self._encode_all(targets[0].base, requests)
@@ -232,7 +233,7 @@ class Handle:
         for index in range(len(ids)):
             mine = passes[index * len(groups) : (index + 1) * len(groups)]
             answers = {head.version: head for one in mine for head in one.heads}
-            results = [verdict.verdict(target, answers[target.digest]) for target in targets]
+            results = [verdict.verdict(t, answers[t.digest], pieces[index]) for t in targets]
             data.append(ClassifiedText(index=index, results=results))
         read = sum(map(len, ids))
         return Classification(

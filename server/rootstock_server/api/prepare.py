@@ -72,6 +72,12 @@ class Target:
         return "head" in self._kinds
 
     @property
+    def labels_tokens(self) -> bool:
+        """Whether its head gives every token a label of its own."""
+        parts = self.version.manifest.parts if self.version else ()
+        return any(part.kind == "head" and part.config["pooling"] == "none" for part in parts)
+
+    @property
     def head_only(self) -> bool:
         return self._kinds == {"head"}
 

@@ -9,11 +9,14 @@ import math
 import uuid
 from collections.abc import Sequence
 
-from rootstock_wire.native import HeadResult
+from rootstock_wire.native import HeadResult, LabelledToken, TokensResult
 
 from rootstock_server.api.prepare import Target
+from rootstock_server.base.tokenizer import Piece
 from rootstock_server.engine.request import Encode, HeadAnswer
 from rootstock_server.errors import AdapterMismatch, ServerFault
+
+OUTSIDE = "O"  # of every named entity (Ramshaw and Marcus, cmp-lg/9505040); not worth a mention
 
 
 def head_pass(group: Sequence[Target], ids: list[int]) -> Encode:
@@ -40,14 +43,23 @@ def check_heads(targets: Sequence[Target]) -> None:
         )
 
 
-def verdict(target: Target, answer: HeadAnswer) -> HeadResult:
-    """Softmax over the head's logits, stable for large ones."""
-    top = max(answer.logits)
-    weights = [math.exp(logit - top) for logit in answer.logits]
-    total = sum(weights)
-    if not math.isfinite(total):
-        raise ServerFault("numerical error: the head's outputs are not finite")
-    probs = {label: w / total for label, w in zip(answer.labels, weights, strict=True)}
+def pieces_of(targets: Sequence[Target], texts: Sequence[str]) -> list[list[Piece]]:
+    """What the tokens of each text stand for, where a head labels tokens."""
+    if not any(target.labels_tokens for target in targets):
+        return [[] for _ in texts]
+    tokenizer = targets[0].base.tokenizer
+    return [tokenizer.pieces(text) for text in texts]
+
+
+def verdict(
+    target: Target, answer: HeadAnswer, pieces: Sequence[Piece]
+) -> HeadResult | TokensResult:
+    """What the head says of the text, or of each of its tokens, which `pieces` describe."""
+    if target.labels_tokens:
+        return TokensResult(
+            model=target.model, digest=target.digest, tokens=_labelled(answer, pieces)
+        )
+    probs = _softmax(answer.labels, answer.logits)
     label = max(probs, key=probs.__getitem__)
     return HeadResult(
         model=target.model,
@@ -56,3 +68,27 @@ def verdict(target: Target, answer: HeadAnswer) -> HeadResult:
         score=probs[label],
         probs=probs,
     )
+
+
+def _labelled(answer: HeadAnswer, pieces: Sequence[Piece]) -> list[LabelledToken]:
+    tokens = []
+    for index, (piece, logits) in enumerate(zip(pieces, answer.token_logits, strict=True)):
+        probs = _softmax(answer.labels, logits)
+        label = max(probs, key=probs.__getitem__)
+        if not piece.special and label != OUTSIDE:
+            token = LabelledToken(
+                entity=label, score=probs[label], index=index,
+                word=piece.word, start=piece.start, end=piece.end,
+            )  # fmt: skip
+            tokens.append(token)
+    return tokens
+
+
+def _softmax(labels: Sequence[str], logits: Sequence[float]) -> dict[str, float]:
+    """Stable for large logits. Raises ServerFault where they are not finite."""
+    top = max(logits)
+    weights = [math.exp(logit - top) for logit in logits]
+    total = sum(weights)
+    if not math.isfinite(total):
+        raise ServerFault("numerical error: the head's outputs are not finite")
+    return {label: weight / total for label, weight in zip(labels, weights, strict=True)}

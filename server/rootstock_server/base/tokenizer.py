@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
 from rootstock_adapters.errors import BaseError
@@ -29,6 +29,15 @@ _MARKED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}|[{_OPEN}{_CLOSE}]")
 
 class ChatTemplateError(ValueError):
     """The base has no chat template, or its template refuses these messages."""
+
+
+class Piece(NamedTuple):
+    """One token of a text: characters `start:end` of it."""
+
+    word: str
+    start: int
+    end: int
+    special: bool  # put around the text by the base itself
 
 
 class Tokenizer:
@@ -72,6 +81,17 @@ class Tokenizer:
         end = self._text_side.token_to_id(self._names.get("eos_token", "</s>"))
         ids = self._text_side.encode(text, add_special_tokens=False).ids
         return [language, *ids] if end is None else [language, *ids, end]
+
+    def pieces(self, text: str) -> list[Piece]:
+        """What each of the ids that `encode` gives stands for."""
+        encoded = self._text_side.encode(text)
+        special = map(bool, encoded.special_tokens_mask)
+        return [
+            Piece(word, start, end, own)
+            for word, (start, end), own in zip(
+                encoded.tokens, encoded.offsets, special, strict=True
+            )
+        ]
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()

@@ -55,14 +55,22 @@ def _encoded(base: Base, request: Request) -> Encoded | Fault:
     mask = torch.ones(hidden.shape[:2], dtype=torch.long)
     if not torch.isfinite(hidden).all():
         return Fault("ServerFault", "numerical_error: hidden states are not finite")
-    answers = []
+    heads = []
     for digest in command.heads:
         head = request.leases[digest].prepared.readout
         if head is None:
             return Fault("AdapterMismatch", f"version {digest} has no head to classify with")
-        pooled = head_op.pool(hidden, mask, head.pooling, head.normalize)
-        logits = head_op.logits(pooled, head.weight, head.bias)[0]
-        answers.append(HeadAnswer(version=digest, labels=list(head.labels), logits=logits.tolist()))
+        heads.append(head)
+    logits = head_op.classify_all(hidden, mask, heads)
+    answers = [
+        HeadAnswer(
+            version=digest,
+            labels=list(head.labels),
+            logits=[] if head.per_token else each[0].tolist(),
+            token_logits=each[0].tolist() if head.per_token else [],
+        )
+        for digest, head, each in zip(command.heads, heads, logits, strict=True)
+    ]
     embedding = None
     if command.embed:
         pooled = head_op.pool(hidden, mask, base.card.pooling, base.card.normalize)

@@ -103,9 +103,12 @@ class Token(msgspec.Struct, frozen=True, tag="token", kw_only=True):
 
 
 class HeadAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One head's logits: of the text, or of each of its tokens where the head labels tokens."""
+
     version: str
     labels: list[str]
-    logits: list[float]
+    logits: list[float] = []
+    token_logits: list[list[float]] = []
 
 
 class Encoded(msgspec.Struct, frozen=True, tag="encoded", kw_only=True):
