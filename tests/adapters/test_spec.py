@@ -59,7 +59,9 @@ def test_a_lora_of_the_right_shapes_fits() -> None:
         ("head", HEAD | {"labels": ["one"]}, "head: labels: "),
         ("head", HEAD | {"labels": ["one", "one"]}, "labels must be distinct"),
         ("head", HEAD | {"labels": ["", "one"]}, r"head: labels\.0: "),
-        ("head", HEAD | {"pooling": "max"}, "head: pooling: "),
+        ("head", HEAD | {"pooling": "median"}, "head: pooling: "),
+        ("head", HEAD | {"hidden": 0}, "head: hidden: "),
+        ("head", HEAD | {"activation": "step"}, "head: activation: "),
         ("head", {k: v for k, v in HEAD.items() if k != "normalize"}, "head: normalize: "),
         ("pickle", {}, r"unknown kind 'pickle' \(known: .*head, lora\)"),
     ],
@@ -102,3 +104,16 @@ def test_every_kind_survives_its_own_json() -> None:
     assert specs.keys() <= KINDS.keys()
     for kind, spec in specs.items():
         assert parse_spec(kind, spec.model_dump(mode="json")) == spec
+
+
+def test_a_head_from_before_hidden_layers_still_loads() -> None:
+    spec = parse_spec("head", HEAD)
+    assert isinstance(spec, HeadSpec)
+    assert (spec.hidden, spec.per_token) == (None, False)
+
+
+def test_a_head_with_a_hidden_layer_has_four_tensors() -> None:
+    spec = parse_spec("head", HEAD | {"hidden": 5, "activation": "relu"})
+    assert spec.tensor_shapes(CARD) == {
+        "weight": (2, 5), "bias": (2,), "hidden.weight": (5, 8), "hidden.bias": (5,),
+    }  # fmt: skip

@@ -235,3 +235,24 @@ def test_base_without_a_tokenizer_file_is_refused(
         (bare / name).write_bytes((tiny_base / name).read_bytes())
     version = publish_head(bare, "bare", MOOD)
     assert "has no tokenizer.json" in _refusal([version], bare, registry, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pooling": "none"}, "labels every token"),
+        ({"hidden": 8}, "has a hidden layer of 8 units"),
+        ({"pooling": "max"}, "pools by the largest"),
+    ],
+)
+def test_a_head_that_the_device_cannot_compute_is_refused_in_words(
+    tiny_base, registry, tmp_path, change, words
+) -> None:
+    spec = MOOD.model_copy(update=change)
+    card = BaseCard.read(tiny_base, tiny_base.name.strip("_").lower())
+    shapes = spec.tensor_shapes(card)
+    data = safetensors.torch.save({name: torch.ones(shape) for name, shape in shapes.items()})
+    version = registry.publish(
+        "local", "unfit", card, [NewPart(spec, data)], lineage=Lineage(method="test")
+    )
+    assert words in _refusal([version], tiny_base, registry, tmp_path)
