@@ -16,7 +16,7 @@ from rootstock_adapters.bottleneck.spec import BottleneckSpec
 from rootstock_adapters.op import Change, Place, Prepared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bottleneck(Change):
     """`y + up · act(down · y + b₁) + b₂`, in the dtype of `y`. N is the size of the bottleneck."""
 

@@ -27,7 +27,7 @@ from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.op import Change, Place, Prepared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Difference(Change):
     """Of one module's parameters, by their names in it and as the base stores them.
 
@@ -55,7 +55,7 @@ class Difference(Change):
         raise RuntimeError("a difference acts once it is bound to its place")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearDifference(Change):
     """`y + x Δᵀ + δ`, in the base's dtype."""
 
@@ -73,7 +73,7 @@ class LinearDifference(Change):
         return y + self.bias
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShiftedModule(Change):
     """A norm or an embedding with other parameters, seen as a difference of its outputs."""
 

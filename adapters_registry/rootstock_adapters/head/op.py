@@ -78,7 +78,7 @@ def _stacked(pooled: Tensor, heads: Sequence[Readout]) -> Sequence[Tensor]:
 
 def readout(spec: HeadSpec, tensors: Mapping[str, Tensor]) -> Readout:
     """`tensors` as the spec names them, any float dtype."""
-    fp32 = {name: tensor.float() for name, tensor in tensors.items()}
+    fp32 = {name: tensors[name].float() for name in tensors}
     return Readout(
         spec.pooling,
         spec.normalize,
