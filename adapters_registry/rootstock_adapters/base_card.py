@@ -156,7 +156,7 @@ def _first(config: dict[str, Any], *names: str) -> int:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    files = _weight_files(path)
+    files = weight_files(path)
     return {n: header.shape for file in files for n, header in read_header(file).items()}
 
 
@@ -191,7 +191,7 @@ def _decoder_start(path: Path, config: dict[str, Any]) -> tuple[int, ...]:
     return (start, forced) if type(forced) is int else (start,)
 
 
-def _weight_files(path: Path) -> list[Path]:
+def weight_files(path: Path) -> list[Path]:
     """The files that transformers reads, and not the same weights again in another's format.
 
     Mistral's folders hold a `consolidated.safetensors` besides, with names of its own.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from rootstock_adapters.base_card import ARCHITECTURES, BaseCard
+from rootstock_adapters.architectures import ARCHITECTURES
+from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.bottleneck.spec import sublayer_outputs
 from rootstock_adapters.delta.op import between_folders, difference
 from rootstock_adapters.delta.spec import DeltaSpec, canonical, parameters_of

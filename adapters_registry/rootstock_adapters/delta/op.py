@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.base_card import BaseCard, weight_files
 from rootstock_adapters.delta.spec import (
     OUTPUT,
+    SHARED,
+    SHARED_BY,
     DeltaSpec,
     canonical,
     is_token_embedding,
-    parameters_of,
 )
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.op import Change, Place, Prepared
@@ -97,9 +98,11 @@ def prepare(spec: DeltaSpec, tensors: dict[str, Tensor]) -> Prepared:
     modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name in spec.parameters:
         module, _, parameter = canonical(name).rpartition(".")
-        modules[module][parameter] = tensors[name].float()
+        change = tensors[name].float()
+        for path in SHARED_BY if module == SHARED else (module,):
+            modules[path][parameter] = change
         if spec.tied_output and is_token_embedding(name):
-            modules[OUTPUT]["weight"] = modules[module][parameter]
+            modules[OUTPUT]["weight"] = change
     return Prepared(changes={path: (Difference(each),) for path, each in modules.items()})
 
 
@@ -114,15 +117,17 @@ def difference(
     """
     after, before = _by_canonical_name(card, tuned), _by_canonical_name(card, base)
     differences = {}
-    for name in parameters_of(card, "full"):
+    for name in spec.parameters:
         known = canonical(name)
         if known not in after or known not in before:
             raise ArtifactError(f"delta: parameter {name} is missing in one of the two models")
         if after[known].shape != before[known].shape:
             raise ArtifactError(f"delta: parameter {name} has another shape in the tuned model")
-        if name in spec.parameters:
-            differences[name] = after[known].float() - before[known].float()
-        elif not torch.equal(after[known], before[known]):
+        differences[name] = after[known].float() - before[known].float()
+    for name in card.parameters.keys() - differences.keys():
+        known = canonical(name)
+        there = known in after and known in before
+        if there and not torch.equal(after[known], before[known]):
             raise ArtifactError(
                 f"delta: parameter {name} was changed too, which the scope {spec.scope} leaves out"
             )
@@ -131,12 +136,12 @@ def difference(
 
 
 def between_folders(spec: DeltaSpec, card: BaseCard, tuned: Path, base: Path) -> dict[str, Tensor]:
-    """As `difference`, of the safetensors files in two folders."""
+    """As `difference`, of two folders as Hugging Face saves them; also raises BaseError."""
     return difference(spec, card, _state(tuned), _state(base))
 
 
 def _state(folder: Path) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 

@@ -18,6 +18,8 @@ Scope = Literal["biases", "norms", "top-k", "full"]
 Role = Literal["weight", "bias", "norm", "norm bias", "embedding"]
 
 OUTPUT = "lm_head"  # path of every decoder's output linear
+# An encoder-decoder's one embedding, and the modules that look tokens up in it.
+SHARED, SHARED_BY = "shared", ("encoder.embed_tokens", "decoder.embed_tokens")
 # Old files' names for what transformers now calls otherwise, and renames as it loads them.
 _RENAMED = {"gamma": "weight", "beta": "bias", "embed_out": OUTPUT}
 _FINAL_NORMS = frozenset({
@@ -36,7 +38,8 @@ class DeltaSpec(PartSpec):
     scopes: `biases` of linears and norms (BitFit, Ben Zaken et al., arXiv 2106.10199; all of them,
     no head among them); `norms`, their weights and biases; `top-k`, everything from the k-th last
     layer upward except the output linear (Lee et al., arXiv 1911.03090); `full`, all that the
-    server computes with, embeddings and output included. `tied_output` says that the base's output
+    server computes with, embeddings and output included (T5's relative positions are in no
+    scope). `tied_output` says that the base's output
     linear is its embedding, and so changes with it.
     """
 
@@ -116,7 +119,9 @@ def _role(name: str, card: BaseCard) -> Role | None:
     flat = len(card.parameters[name]) == 1
     if kind not in ("weight", "bias"):
         return None
-    if module in card.linears or (module == OUTPUT and card.task == "generate"):
+    if "relative_attention_bias" in module:
+        return None  # T5's, which is shared by all layers and looked up outside any token
+    if module in card.linears or (module == OUTPUT and card.task != "encode"):
         if flat:
             return "bias"
         return None if module == OUTPUT and card.tied else "weight"
