@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rootstock_server.backends.step import current
+
+# OPT's position embedding reads nothing else where it is given this by name.
+POSITIONS = "position_ids"
 
 
 class ModulePlace:
@@ -44,10 +48,12 @@ class ModulePlace:
         twin = copy.copy(self._module)
         twin._forward_hooks = type(self._module._forward_hooks)()
         with torch.inference_mode():
-            twin._parameters = own | {
+            twin._parameters = self._module._parameters | {
                 name: nn.Parameter((own[name] + d.to(own[name].device)).to(own[name].dtype), False)
                 for name, d in differences.items()
             }
+        if POSITIONS in signature(twin.forward).parameters:
+            return lambda x: twin(None, **{POSITIONS: x})  # type: ignore[no-any-return]
         return twin
 
 
@@ -62,13 +68,32 @@ class Hooks:
         """Make sure that changes at `paths` are seen. Called between forward passes only."""
         for path in paths - self._hooked:
             self._hooked.add(path)
-            self._backbone.get_submodule(path).register_forward_hook(_hook(path))
+            self._backbone.get_submodule(path).register_forward_hook(_hook(path), with_kwargs=True)
 
 
-def _hook(path: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    def hook(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        for placed in current().changes.get(path, ()):
-            placed.apply(inputs[0][0], output[0])  # rows are packed into one sequence
+def _hook(path: str) -> Callable[[nn.Module, Any, Any, Tensor], Tensor]:
+    def hook(_: nn.Module, inputs: Any, named: Any, output: Tensor) -> Tensor:
+        step = current()
+        if placed := step.changes.get(path, ()):
+            x = named.get(POSITIONS, inputs[0] if inputs else None)
+            tokens, out = _by_token(x, output, len(step.token_ids))
+            for each in placed:
+                each.apply(tokens, out)
         return output
 
     return hook
+
+
+def _by_token(x: Tensor, y: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """Views of a module's input and output with the axis of the packed tokens first.
+
+    Mostly that is the axis after the batch's only sequence.
+    """
+    if x.dim() == 2 and x.is_floating_point():  # OPT drops the batch before a norm
+        return x, y
+    axis = 1
+    if x.dim() == 4 and x.shape[2] == tokens:
+        # Gemma 3 normalizes queries as [1, H, T, D]. Where T is H, memory tells which axis is
+        # which: projections write token after token.
+        axis = 2 if x.shape[1] != tokens or x.stride(2) > x.stride(1) else 1
+    return x[0].movedim(axis - 1, 0), y[0].movedim(axis - 1, 0)

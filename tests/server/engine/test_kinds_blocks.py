@@ -10,16 +10,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from rootstock_adapters.architectures import ARCHITECTURES
 from rootstock_adapters.bottleneck.spec import BottleneckSpec, sublayer_outputs
 from rootstock_adapters.delta.op import difference
-from rootstock_adapters.delta.spec import DeltaSpec
+from rootstock_adapters.delta.spec import DeltaSpec, canonical
 from rootstock_registry import Lineage, NewPart
 from rootstock_server.engine import runner
 from rootstock_server.engine.request import Adapter, Failed
 from safetensors.torch import save
 from torch import Tensor, nn
 
-MODELS = ["llama", "gpt2", "gemma2", "bert", "distilbert"]
+MODELS = sorted(ARCHITECTURES)
+SHARED_LAYERS = ("albert",)
 NONLINEAR = {"relu": nn.ReLU(), "gelu": nn.GELU(), "silu": nn.SiLU()}
 
 
@@ -85,7 +87,7 @@ def tune(rig, scope: str, k: int | None, seed: int, size: float = 0.05) -> tuple
     model = rig.load_plain()
     generator = torch.Generator().manual_seed(seed)
     parameters = {rig.card.module_path(n): p for n, p in model.named_parameters()}
-    for name in spec.parameters:
+    for name in map(canonical, spec.parameters):
         change = size * torch.randn(parameters[name].shape, generator=generator)
         parameters[name].data += change
     return spec, model.state_dict()
@@ -119,17 +121,22 @@ def run_and_check(rig, commands: list) -> None:
         rig.check(command, answers[command.id])
 
 
+def shares_layers(rig) -> bool:
+    return rig.card.model_type in SHARED_LAYERS
+
+
 def block_versions(rig) -> list[str]:
     return [
         add_bottleneck(rig, "houlsby", "relu", 1),
         add_bottleneck(rig, "pfeiffer", "gelu", 2),
-        add_bottleneck(rig, "houlsby", "silu", 3, layers=[1]),
+        add_bottleneck(rig, "houlsby", "silu", 3, None if shares_layers(rig) else [1]),
     ]
 
 
 def scopes(rig) -> list[tuple[str, int | None]]:
     has_biases = any(name.endswith(".bias") for name in rig.card.parameters)
-    return [("norms", None), ("top-k", 1), ("full", None), *([("biases", None)] * has_biases)]
+    top = [] if shares_layers(rig) else [("top-k", 1)]
+    return [("norms", None), *top, ("full", None), *([("biases", None)] * has_biases)]
 
 
 def delta_versions(rig) -> list[str]:
@@ -146,6 +153,15 @@ def test_bottlenecks_beside_lora_and_the_base_answer_as_the_operated_model(rig, 
 def test_deltas_beside_lora_and_the_base_answer_as_the_tuned_model(rig, model):
     one = rig(model, max_batch_tokens=40)
     run_and_check(one, mixed(one, delta_versions(one)))
+
+
+@pytest.mark.parametrize("model", ["gemma3_text", "qwen3"])
+def test_norms_of_single_heads_tell_tokens_from_heads(rig, model):
+    """As many tokens in the step as there are heads, and two versions that share it."""
+    one = rig(model)
+    version = add_delta(one, "norms", None, 12)
+    commands = [one.generate([20, 30], version), one.generate([40, 50], None)]
+    run_and_check(one, commands)
 
 
 @pytest.mark.parametrize("add", [block_versions, delta_versions])
