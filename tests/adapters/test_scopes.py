@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from rootstock_adapters.bottleneck.spec import sublayer_outputs
 from rootstock_adapters.delta.op import between_folders, difference
 from rootstock_adapters.delta.spec import DeltaSpec, canonical, parameters_of
 from rootstock_adapters.errors import ArtifactError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+)
 
 SIZES = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
@@ -29,11 +36,22 @@ OWN_SIZES = {
     "phi": {"num_key_value_heads": 2},
     "opt": {"word_embed_proj_dim": 16, "ffn_dim": 24},
 }
+# What is saved, and what of it a server computes with.
+FAMILIES = {
+    "generate": (AutoModelForCausalLM, AutoModelForCausalLM),
+    "encode": (AutoModelForMaskedLM, AutoModel),
+    "text2text": (AutoModelForSeq2SeqLM, AutoModelForSeq2SeqLM),
+}
 KNOWN = sorted(ARCHITECTURES)
+PAIRS = ("m2m_100", "t5")  # an encoder and a decoder
+ONE_STACK = [name for name in KNOWN if name not in PAIRS]
 PER_LAYER = {"albert": 1}  # its three layers are one
 
 
 def config_of(model_type: str):
+    if model_type in PAIRS:
+        tiny = json.loads((Path(__file__).parents[1] / "server" / "tiny_bases.json").read_text())
+        return AutoConfig.for_model(model_type, **tiny[model_type])
     sizes = SIZES | OWN_SIZES.get(model_type, {})
     if model_type in ("gpt2", "distilbert"):
         sizes = {k: v for k, v in sizes.items() if k.endswith("_id") or k == "vocab_size"}
@@ -48,12 +66,11 @@ def made(tmp_path: Path) -> Callable[[str], tuple[BaseCard, Path, torch.nn.Modul
 
     def make(model_type: str) -> tuple[BaseCard, Path, torch.nn.Module]:
         torch.manual_seed(0)
-        decoder = ARCHITECTURES[model_type].task == "generate"
-        family = AutoModelForCausalLM if decoder else AutoModelForMaskedLM
+        task = ARCHITECTURES[model_type].task
+        family, server = FAMILIES[task]
         family.from_config(config_of(model_type)).save_pretrained(tmp_path / model_type)
         card = BaseCard.read(tmp_path / model_type, model_type)
         pooler = {"add_pooling_layer": False} if model_type in ("bert", "roberta", "albert") else {}
-        server = AutoModelForCausalLM if decoder else AutoModel
         return card, tmp_path / model_type, server.from_pretrained(tmp_path / model_type, **pooler)
 
     return make
@@ -64,7 +81,9 @@ def test_full_is_every_parameter_that_is_computed_with(made, model_type):
     card, _, model = made(model_type)
     names = {card.module_path(name) for name, _ in model.named_parameters()}
     found = parameters_of(card, "full")
-    assert {canonical(name) for name in found} == names
+    positions = {name for name in names if "relative_attention_bias" in name}  # T5's
+    assert {canonical(name) for name in found} == names - positions
+    assert bool(positions) == (model_type == "t5")
     assert set(found) <= card.parameters.keys()
 
 
@@ -87,7 +106,7 @@ def test_biases_and_norms_are_what_their_modules_say(made, model_type):
             parameters_of(card, "biases")
 
 
-@pytest.mark.parametrize("model_type", [name for name in KNOWN if name not in PER_LAYER])
+@pytest.mark.parametrize("model_type", [name for name in ONE_STACK if name not in PER_LAYER])
 def test_the_top_layers_are_theirs_and_the_norm_above_them(made, model_type):
     card, _, model = made(model_type)
     names = [card.module_path(name) for name, _ in model.named_parameters()]
@@ -100,7 +119,7 @@ def test_the_top_layers_are_theirs_and_the_norm_above_them(made, model_type):
     assert set(parameters_of(card, "top-k", 2)) > top
 
 
-@pytest.mark.parametrize("model_type", KNOWN)
+@pytest.mark.parametrize("model_type", ONE_STACK)
 def test_placements_are_the_linears_that_end_sublayers(made, model_type):
     card, _, _ = made(model_type)
     layers = PER_LAYER.get(model_type, card.layers)
@@ -113,6 +132,17 @@ def test_placements_are_the_linears_that_end_sublayers(made, model_type):
         assert sublayer_outputs(card, "houlsby", [2]) == both[-2:]
         with pytest.raises(ArtifactError, match="no layer 3: it has 0 to 2"):
             sublayer_outputs(card, "houlsby", [3])
+
+
+@pytest.mark.parametrize("model_type", PAIRS)
+def test_a_pair_has_three_sublayers_in_its_decoder(made, model_type):
+    card, _, _ = made(model_type)
+    encoder, decoder = 2, 3  # layers
+    assert len(sublayer_outputs(card, "houlsby")) == 2 * encoder + 3 * decoder
+    assert len(sublayer_outputs(card, "pfeiffer")) == encoder + decoder
+    assert len(sublayer_outputs(card, "pfeiffer", [0])) == 2
+    with pytest.raises(ArtifactError, match="two stacks of layers"):
+        parameters_of(card, "top-k", 1)
 
 
 def test_layers_that_share_their_weights_cannot_be_chosen(made):

@@ -84,6 +84,8 @@ def parameters_of(card: BaseCard, scope: Scope, k: int | None = None) -> tuple[s
     elif scope == "norms":
         names = [name for name, role in roles.items() if role in ("norm", "norm bias")]
     elif scope == "top-k":
+        if card.task == "text2text":
+            raise ArtifactError(f"delta: base {card.name} has two stacks of layers: use full")
         first = card.layers - (k or 0)
         check_layers(card, [first])
         names = [name for name in roles if _above(name, first)]
