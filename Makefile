@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 KERNELS := .venv/.kernels
 
-.PHONY: help setup check format test demo bench soak
+.PHONY: help setup check format test demo bench soak gpu
 .DEFAULT_GOAL := help
 
 help: ## print the targets
@@ -47,3 +47,6 @@ bench: $(KERNELS) ## the short set of scenarios against peers, interleaved; writ
 
 soak: $(READY) ## bases at full shape against Hugging Face, one at a time: minutes, and at most 24 GiB
 	$(BIN)/pytest tests/soak/soak.py -s $(ARGS)
+
+gpu: ## prove and measure the GPU backend with PYTHON as it is; installs nothing
+	PYTHONPATH=server:adapters_registry $(PYTHON) -m benchmarks.gpu $(ARGS)

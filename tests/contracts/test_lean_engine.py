@@ -15,6 +15,12 @@ MODULES = (
     "rootstock_server.adapters.attach",
     "rootstock_server.engine.kv_blocks",
     "rootstock_server.engine.runner",
+    "rootstock_server.backends.triton.backend",
+    "benchmarks.gpu",
+    "benchmarks.gpu_parity",
+    "benchmarks.gpu_batches",
+    "benchmarks.gpu_model",
+    "benchmarks.gpu_measure",
 )
 
 

@@ -152,7 +152,7 @@ def update_tokens(
 ) -> None:
     """`ys` M views [T, out_m] of one output += each token's update of `x` [T, in], in place."""
     y, outs, rank = _group(ys, ups)
-    hidden = torch.empty(len(x), len(ups), rank, device=x.device)
+    hidden = torch.empty(len(x), len(ups), rank, dtype=torch.float32, device=x.device)
     common = {"MEMBERS": len(ups), "RANK": rank}
     block_r, block_n = min(4, rank), 128
     grid = (len(x), len(ups) * triton.cdiv(rank, block_r))
@@ -172,7 +172,7 @@ def update_segments(
 ) -> None:
     """As `update_tokens`, for tokens that come in segments under one slot."""
     y, outs, rank = _group(ys, ups)
-    hidden = torch.empty(len(x), len(ups), rank, device=x.device)
+    hidden = torch.empty(len(x), len(ups), rank, dtype=torch.float32, device=x.device)
     common = {"MEMBERS": len(ups), "RANK": rank, "BLOCK_T": layout.TILE_TOKENS, "BLOCK_R": 16}
     tiles, block_n = len(at.starts), 128
     grid = (tiles, len(ups) * triton.cdiv(rank, 16))
@@ -230,8 +230,8 @@ def attend_rows(
     out = torch.empty(rows, query_heads, width, dtype=query.dtype, device=query.device)
     parts, shape = out, (rows, query_heads, splits)
     if splits > 1:
-        parts = torch.empty(*shape, width, device=query.device)
-    sums, peaks = torch.empty(2, *shape, device=query.device)
+        parts = torch.empty(*shape, width, dtype=torch.float32, device=query.device)
+    sums, peaks = torch.empty(2, *shape, dtype=torch.float32, device=query.device)
     block_d = max(16, triton.next_power_of_2(width))
     paged.attend_rows[(rows, heads, splits)](
         query, keys, values, pages.table, pages.lengths, parts, sums, peaks, scaling,
