@@ -35,14 +35,7 @@ class Reference:
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     ) -> LinearWeights:
         """Stacked, and prepacked for oneDNN where that is possible."""
-        weight = torch.cat([w.detach() for w in weights]).contiguous()
-        bias = None
-        if any(b is not None for b in biases):
-            parts = [
-                torch.zeros(len(w), dtype=w.dtype) if b is None else b.detach()
-                for w, b in zip(weights, biases, strict=True)
-            ]
-            bias = torch.cat(parts)
+        weight, bias = stack(weights, biases)
         if weight.device.type != "cpu" or not packing_works(weight.dtype):
             return LinearWeights(weight, bias, packed=False)
         # 16 is the batch size it is laid out for; 1 packs fp32 no better than not at all.
@@ -145,6 +138,20 @@ class Reference:
             q, k, v = (t[None, :, tokens] for t in (query, key, value))
             parts.append(_softmax_attention(q, k, v, mask, scaling, None)[0].transpose(0, 1))
         return torch.cat(parts)
+
+
+def stack(
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor | None]:
+    """Linears with one input as one: [sum(outs), in] and, where any has a bias, [sum(outs)]."""
+    weight = torch.cat([w.detach() for w in weights]).contiguous()
+    if all(b is None for b in biases):
+        return weight, None
+    parts = [
+        w.new_zeros(len(w)) if b is None else b.detach()
+        for w, b in zip(weights, biases, strict=True)
+    ]
+    return weight, torch.cat(parts)
 
 
 def packing_works(dtype: torch.dtype) -> bool:

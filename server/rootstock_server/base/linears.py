@@ -75,7 +75,8 @@ class LinearGroup:
         return y if bias is None else y - bias
 
     def _split(self, flat: Tensor) -> list[Tensor]:
-        return list(self._backend.linear(self._weights, flat).split(self.outs, dim=-1))
+        y = self._backend.linear(self._weights, flat)
+        return [y] if len(self.outs) == 1 else list(y.split_with_sizes(self.outs, dim=-1))
 
 
 class LinearPlace:
@@ -107,6 +108,9 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.group.member(self.number, x)
+
+    # Nothing hooks it, and torch's way to `forward` takes as long as a small product.
+    __call__ = forward
 
 
 def adapt(backbone: nn.Module, backend: Backend) -> list[LinearGroup]:

@@ -38,6 +38,36 @@ def test_an_instruction_set_that_is_not_here_is_refused():
         torch.ops.rootstock_cpu.use_isa("mmx")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("biased", [(), (1,)])
+@pytest.mark.parametrize("tokens", [1, 5, 6, 12, 13, 40, 150])
+@pytest.mark.parametrize(
+    ("width", "outs"), [(64, (48,)), (31, (16,)), (96, (1,)), (50, (70, 33, 8)), (1200, (40,))]
+)
+def test_linears_with_one_input_run_as_one(dtype, biased, tokens, width, outs):
+    torch.manual_seed(0)
+    weights = [(torch.randn(out, width) / width**0.5).to(dtype) for out in outs]
+    biases = [torch.randn(out).to(dtype) if m in biased else None for m, out in enumerate(outs)]
+    x = torch.randn(tokens, width).to(dtype)
+    backend = cpu.Cpu()
+    found = backend.linear(backend.linear_prepare(weights, biases), x)
+    parts = [
+        F.linear(x.double(), w.double(), None if b is None else b.double())
+        for w, b in zip(weights, biases, strict=True)
+    ]
+    torch.testing.assert_close(found.double(), torch.cat(parts, dim=1), **CLOSE[dtype])
+
+
+def test_a_token_that_is_not_finite_leaves_the_products_of_its_neighbours_alone():
+    backend = cpu.Cpu()
+    weights = backend.linear_prepare([torch.randn(48, 64).bfloat16()], [None])
+    x = torch.randn(20, 64).bfloat16()
+    x[7, 3] = float("nan")
+    y = backend.linear(weights, x)
+    assert y[7].isnan().all()
+    assert y[[i for i in range(20) if i != 7]].isfinite().all()
+
+
 def updates(slots: int, rank: int, outs: list[int], width: int, ranks: list[int], dtype):
     """Slot arrays with garbage, NaN even, behind each slot's true rank."""
     down = torch.randn(slots, len(outs), rank, width) / width**0.5

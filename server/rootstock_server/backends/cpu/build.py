@@ -20,11 +20,15 @@ HERE = Path(__file__).parent
 SOURCES = HERE / "src"
 # Warnings about vectors in function arguments are about calls between libraries; ours are inlined.
 FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-Wall", "-Wno-psabi"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 # Each in a file of its own: the rest must run on any machine. Never the building machine's own set.
 INSTRUCTION_SETS = {
     "avx2.cpp": ["-mavx2", "-mfma"],
-    "avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"],
+    "avx512.cpp": AVX512,
+    "avx512_bf16.cpp": [*AVX512, "-mavx512bf16"],
 }
+
+LINES_SHOWN = 12  # of a compiler's complaints: the first says what is wrong
 
 
 class BuildError(RuntimeError):
@@ -95,10 +99,11 @@ def main() -> None:
     try:
         built = build()
     except BuildError as error:
-        print(f"the CPU kernels do not compile; the reference serves instead\n{error}")
+        first = "\n".join(str(error).splitlines()[:LINES_SHOWN])
+        print(f"the CPU kernels do not compile; plain torch serves instead\n{first}")
         return
     if built is None:
-        print("no C++ compiler found: the CPU kernels are left out, the reference serves instead")
+        print("no C++ compiler found: the CPU kernels are left out, plain torch serves instead")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,17 @@ Refuses to know how the kernels are compiled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rootstock_server.backends.backend import LinearWeights
 from rootstock_server.backends.cpu.build import library
 from rootstock_server.backends.fused import Pointwise, fuse
 from rootstock_server.backends.kv_cache import BLOCK_TOKENS, KvCache
-from rootstock_server.backends.reference import Reference
+from rootstock_server.backends.reference import Reference, stack
 from rootstock_server.backends.step import Attachment, Step
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -30,6 +33,16 @@ def available() -> bool:
     return True
 
 
+PANEL = 16
+
+
+@dataclass(frozen=True)
+class Panels(LinearWeights):
+    """Weights as the kernel reads them: [out/16, in/2, 16, 2], `bias` padded to whole panels."""
+
+    out: int
+
+
 class Cpu(Reference):
     """The `Backend` of a CPU. Its methods are documented there."""
 
@@ -42,6 +55,28 @@ class Cpu(Reference):
         # The overload, not the name: looking it up each time takes longer than a small norm.
         fuse(backbone, Pointwise(ops.rms_norm.default, ops.rotate.default, ops.gated.default))
 
+    def linear_prepare(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
+    ) -> LinearWeights:
+        """In our panels where there is a product for them, as the reference has it elsewhere."""
+        dtype, width = weights[0].dtype, weights[0].shape[1]
+        if dtype != torch.bfloat16 or width % 2 or not torch.ops.rootstock_cpu.has_linear():
+            return super().linear_prepare(weights, biases)
+        stacked, bias = stack(weights, biases)
+        out = len(stacked)
+        beyond = -out % PANEL
+        panels = F.pad(stacked, (0, 0, 0, beyond)).view(-1, PANEL, width // 2, 2).transpose(1, 2)
+        bias = None if bias is None else F.pad(bias, (0, beyond))
+        return Panels(panels.contiguous(), bias, packed=True, out=out)
+
+    def linear(self, weights: LinearWeights, x: Tensor) -> Tensor:
+        if not isinstance(weights, Panels):
+            return super().linear(weights, x)
+        y: Tensor = torch.ops.rootstock_cpu.linear.default(
+            x, weights.weight, weights.bias, weights.out
+        )
+        return y
+
     def slot_zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype)  # the base's own: half the bytes are half the time
 
@@ -49,7 +84,7 @@ class Cpu(Reference):
         arrays = attachment.arrays
         down = arrays.down.get(group)
         if down is not None:
-            torch.ops.rootstock_cpu.delta(
+            torch.ops.rootstock_cpu.delta.default(
                 ys, x, down, arrays.up[group],
                 attachment.runs, attachment.ranks, attachment.scales,
             )  # fmt: skip
@@ -75,7 +110,7 @@ class Cpu(Reference):
         if cache is None:
             raise RuntimeError("causal attention needs a cache in the step")
         rows, blocks = _table(step)
-        out: Tensor = torch.ops.rootstock_cpu.attend(
+        out: Tensor = torch.ops.rootstock_cpu.attend.default(
             query, key, value, cache.keys[layer], cache.values[layer],
             rows, blocks, scaling, window or 0, softcap or 0.0,
         )  # fmt: skip

@@ -49,6 +49,16 @@ struct Query {
   const int64_t* blocks;  // of the sequence, in order
 };
 
+// A linear layer in bf16.
+struct Linear {
+  const void* x;  // [T, in], rows `x_stride` apart
+  int64_t x_stride, tokens, in;
+  const void* panels;  // [out/16, in/2, 16, 2]
+  const void* bias;  // [out], padded to whole panels, or null
+  void* y;  // [T, out], rows `y_stride` apart
+  int64_t y_stride, out;
+};
+
 enum class Gate { silu, gelu_tanh };
 
 // The kernels of one element type. Every one works on a part, so that the caller may divide.
@@ -70,9 +80,10 @@ struct Isa {
   bool (*usable)();
   int64_t max_queries;  // query rows (tokens times heads) that one call of `attend` may take
   Kernels fp32, bf16;
+  void (*linear)(const Linear&, int64_t from, int64_t to);  // panels; null without bf16 products
 };
 
-extern const Isa plain, avx2, avx512;
+extern const Isa plain, avx2, avx512, avx512_bf16;
 
 // Floats of scratch that `attend` needs for D.
 constexpr int64_t attend_scratch(int64_t size) { return 8 * (2 * size + 8 * BLOCK); }

@@ -10,7 +10,7 @@ namespace rootstock {
 
 static const Isa* const known[] = {
 #if defined(__x86_64__)
-    &avx512, &avx2,
+    &avx512_bf16, &avx512, &avx2,
 #endif
     &plain};
 
@@ -56,6 +56,8 @@ TORCH_LIBRARY(rootstock_cpu, m) {
   m.def(
       "attend(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, "
       "Tensor rows, Tensor blocks, float scaling, int window, float softcap) -> Tensor");
+  m.def("has_linear() -> bool", rootstock::has_linear);
+  m.def("linear(Tensor x, Tensor panels, Tensor? bias, int out) -> Tensor");
   m.def("rms_norm(Tensor x, Tensor weight, float eps, bool one_plus) -> Tensor");
   m.def("rotate(Tensor x, Tensor cos, Tensor sin) -> Tensor");
   m.def("gated(Tensor gate, Tensor up, str kind) -> Tensor");
@@ -64,6 +66,7 @@ TORCH_LIBRARY(rootstock_cpu, m) {
 TORCH_LIBRARY_IMPL(rootstock_cpu, CPU, m) {
   m.impl("delta", rootstock::delta);
   m.impl("attend", rootstock::attend);
+  m.impl("linear", rootstock::linear);
   m.impl("rms_norm", rootstock::rms_norm);
   m.impl("rotate", rootstock::rotate);
   m.impl("gated", rootstock::gated);

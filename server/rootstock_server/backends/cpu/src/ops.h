@@ -52,6 +52,10 @@ at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tens
                   at::Tensor& keys, at::Tensor& values, const at::Tensor& rows,
                   const at::Tensor& blocks, double scaling, int64_t window, double softcap);
 
+bool has_linear();
+at::Tensor linear(const at::Tensor& given, const at::Tensor& panels,
+                  const std::optional<at::Tensor>& bias, int64_t out);
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, bool one_plus);
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, c10::string_view kind);
