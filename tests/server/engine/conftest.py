@@ -212,7 +212,8 @@ class Rig:
         for position, event in enumerate(events):
             tokens, values = zip(*event.top_logprobs, strict=True)
             found[position, list(tokens)] = torch.tensor(values)
-        assert (found - wanted).abs().max() < 1e-4
+        # Logits of about 8, through weights that magnify: sums in another order differ by 1e-4.
+        assert (found - wanted).abs().max() < 2e-4
         best = wanted.topk(2).values
         clear = (best[:, 0] - best[:, 1]) > 1e-3
         assert clear.any(), "the oracle is blind: no token has a clear winner"
