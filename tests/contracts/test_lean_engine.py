@@ -7,7 +7,7 @@ import sys
 
 ABSENT = (
     "pydantic", "pydantic_settings", "msgspec", "structlog", "sqlalchemy", "alembic", "fastapi",
-    "uvicorn", "zmq", "typer", "rich", "grpc", "httpx", "prometheus_client", "pytest",
+    "uvicorn", "zmq", "typer", "rich", "grpc", "prometheus_client", "pytest",
 )  # fmt: skip
 MODULES = (
     "rootstock_server.base.load",
