@@ -6,6 +6,7 @@ Reads config.json and safetensors headers only; refuses to know torch and the we
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,10 @@ NOT_LINEAR = (
     "relative_attention_bias",
 )  # fmt: skip
 T5_CONTEXT = 512  # T5 has no limit of its own; this is the length that it was trained at
+EMBEDDINGS = ("embed", "wte", "wpe", "shared")
+OUTPUT = "lm_head"  # path of every decoder's output linear
+# An encoder-decoder's one embedding, and the modules that look tokens up in it.
+SHARED, SHARED_BY = "shared", ("encoder.embed_tokens", "decoder.embed_tokens")
 
 
 class BaseCard(BaseModel):
@@ -94,6 +99,27 @@ class BaseCard(BaseModel):
             decoder_start=_decoder_start(path, config) if known.task == "text2text" else (),
             tied=known.task != "encode" and _tied(config, shapes),
         )
+
+    @cached_property
+    def output(self) -> dict[str, tuple[int, int]]:
+        """The linear that makes the logits, like an entry of `linears`; of an encoder, none."""
+        if self.task == "encode":
+            return {}
+        stored = self.parameters.get("lm_head.weight", self.parameters.get("embed_out.weight"))
+        # A tied one is not stored: it is the embedding.
+        return {OUTPUT: (self.vocab_size, stored[1] if stored else self.hidden_size)}
+
+    @cached_property
+    def embeddings(self) -> dict[str, tuple[int, int]]:
+        """Path of each module that looks something up to its `(rows, width)`."""
+        found: dict[str, tuple[int, int]] = {}
+        for name, shape in self.parameters.items():
+            module = name.removesuffix(".weight")
+            is_embedding = any(word in module for word in EMBEDDINGS) and len(shape) == 2
+            if is_embedding and module != name and module not in self.output:
+                looked_up = SHARED_BY if module == SHARED else (module,)
+                found |= dict.fromkeys(looked_up, (shape[0], shape[1]))
+        return found
 
     @property
     def translates(self) -> bool:

@@ -14,11 +14,12 @@ from rootstock_adapters.bottleneck.spec import BottleneckSpec
 from rootstock_adapters.delta.spec import DeltaSpec
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.head.spec import HeadSpec
+from rootstock_adapters.ia3.spec import Ia3Spec
 from rootstock_adapters.lora.spec import LoraSpec
 from rootstock_adapters.spec import PartSpec
 
 KINDS: dict[str, type[PartSpec]] = {
-    spec.kind: spec for spec in (BottleneckSpec, DeltaSpec, HeadSpec, LoraSpec)
+    spec.kind: spec for spec in (BottleneckSpec, DeltaSpec, HeadSpec, Ia3Spec, LoraSpec)
 }
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from rootstock_adapters.errors import ArtifactError
+
 if TYPE_CHECKING:  # an engine computes without pydantic where somebody else has read the specs
     from rootstock_adapters.head.spec import Activation, HeadPooling
     from rootstock_adapters.spec import PartSpec
@@ -35,6 +37,8 @@ class Place(Protocol):
     dtype: torch.dtype
     bias: Tensor | None
     norms: Tensor  # [out] L2 norm of each row of the weight; linears only
+    scale: float  # what an embedding multiplies its rows with (Gemma), else 1
+    parameters: dict[str, Tensor]  # the module's own, by name; modules that are no linears
 
     def product(self, x: Tensor) -> Tensor:
         """`W x` without the bias: [t, in] → [t, out]; linears only."""
@@ -140,7 +144,25 @@ class Prepared:
 
 
 def prepare(spec: PartSpec, tensors: dict[str, Tensor]) -> Prepared:
-    """Hand `tensors` to the op of `spec`'s kind: the folder of that name in this package."""
+    """Hand `tensors` to the op of `spec`'s kind: the folder of that name in this package.
+
+    Raises ArtifactError where the op leaves one of them unread: it would have no effect.
+    """
     op = import_module(f"rootstock_adapters.{spec.kind}.op")
-    prepared: Prepared = op.prepare(spec, tensors)
+    read = _Read(tensors)
+    prepared: Prepared = op.prepare(spec, read)
+    if idle := sorted(tensors.keys() - read.names):
+        raise ArtifactError(f"{spec.kind}: tensor {idle[0]} would have no effect")
     return prepared
+
+
+class _Read(dict[str, Tensor]):
+    """Tensors that remember which of them were asked for."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.names.add(name)
+        return super().__getitem__(name)

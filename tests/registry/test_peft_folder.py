@@ -144,16 +144,21 @@ def test_bf16_weights_are_kept_as_they_are(registry: Registry, saved: Saved) -> 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("peft_type", "IA3"),
+        ("peft_type", "ADALORA"),
         ("peft_type", None),
-        ("bias", "all"),
-        ("bias", "lora_only"),
+        ("bias", "some"),
+        ("bias", ["all"]),
         ("use_dora", True),
+        ("use_dora", "yes"),
         ("lora_bias", True),
         ("use_qalora", True),
         ("modules_to_save", ["lm_head"]),
-        ("rank_pattern", {"q_proj": 8}),
-        ("alpha_pattern", {"q_proj": 8}),
+        ("modules_to_save", "lm_head"),
+        ("rank_pattern", {"q_.*": 4}),
+        ("rank_pattern", ["q_proj"]),
+        ("alpha_pattern", {"(q|v)_proj": 8}),
+        ("alpha_pattern", {"q_proj": 0}),
+        ("alpha_pattern", {"q_proj": "8"}),
         ("layer_replication", [[0, 2]]),
         ("megatron_config", {"x": 1}),
         ("target_parameters", ["experts.up"]),
@@ -283,20 +288,22 @@ def test_weights_that_are_not_targeted_are_refused(registry: Registry, saved: Sa
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "words"),
     [
-        "base_model.model.model.embed_tokens.lora_embedding_A",
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
-        "model.layers.0.self_attn.q_proj.lora_A.weight",
-        "weight",
+        ("base_model.model.model.embed_tokens.lora_embedding_A", "has no lora_embedding_B"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector", "use_dora"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "outside the base"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.ia3_l", "is not one of those"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.bias", "bias is none"),
+        ("model.layers.0.self_attn.q_proj.lora_A.weight", "is not one of those"),
+        ("weight", "is not one of those"),
     ],
 )
-def test_a_tensor_that_is_no_matrix_of_a_linear_is_named(
-    registry: Registry, saved: Saved, name: str
+def test_a_tensor_that_has_no_place_is_named(
+    registry: Registry, saved: Saved, name: str, words: str
 ) -> None:
     saved.edit_tensors(lambda tensors: tensors | {name: torch.ones(4, 4)})
-    refuse(registry, saved, errors.InvalidArtifact, "is not a LoRA matrix of a linear")
+    refuse(registry, saved, errors.InvalidArtifact, words)
 
 
 def test_two_tensors_for_one_module_are_refused(registry: Registry, saved: Saved) -> None:
@@ -309,7 +316,7 @@ def test_two_tensors_for_one_module_are_refused(registry: Registry, saved: Saved
 def test_an_endless_file_is_not_read_to_its_end(registry: Registry, saved: Saved) -> None:
     with (saved.folder / "adapter_model.safetensors").open("r+b") as stream:
         stream.truncate(1 << 40)  # sparse: a terabyte that takes no space
-    refuse(registry, saved, errors.WrongBase, "larger than any LoRA for base 'tiny'")
+    refuse(registry, saved, errors.WrongBase, "larger than any adapter for base 'tiny'")
 
 
 def test_values_that_are_not_finite_are_refused(registry: Registry, saved: Saved) -> None:

@@ -15,15 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rootstock_adapters.base_card import BaseCard, weight_files
-from rootstock_adapters.delta.spec import (
-    OUTPUT,
-    SHARED,
-    SHARED_BY,
-    DeltaSpec,
-    canonical,
-    is_token_embedding,
-)
+from rootstock_adapters.base_card import OUTPUT, SHARED, SHARED_BY, BaseCard, weight_files
+from rootstock_adapters.delta.spec import DeltaSpec, canonical, is_token_embedding
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.op import Change, Place, Prepared
 

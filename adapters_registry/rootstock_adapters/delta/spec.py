@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.base_card import EMBEDDINGS, OUTPUT, BaseCard
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.layers import check_layers, inside_layer
 from rootstock_adapters.spec import PartSpec, Shapes
@@ -17,9 +17,6 @@ from rootstock_adapters.spec import PartSpec, Shapes
 Scope = Literal["biases", "norms", "top-k", "full"]
 Role = Literal["weight", "bias", "norm", "norm bias", "embedding"]
 
-OUTPUT = "lm_head"  # path of every decoder's output linear
-# An encoder-decoder's one embedding, and the modules that look tokens up in it.
-SHARED, SHARED_BY = "shared", ("encoder.embed_tokens", "decoder.embed_tokens")
 # Old files' names for what transformers now calls otherwise, and renames as it loads them.
 _RENAMED = {"gamma": "weight", "beta": "bias", "embed_out": OUTPUT}
 _FINAL_NORMS = frozenset({
@@ -27,7 +24,6 @@ _FINAL_NORMS = frozenset({
     "decoder.final_layer_norm", "encoder.final_layer_norm", "encoder.layer_norm",
     "decoder.layer_norm",
 })  # fmt: skip
-_EMBEDDINGS = ("embed", "wte", "wpe", "shared")
 _TOKEN_EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "shared")
 
 
@@ -127,7 +123,7 @@ def _role(name: str, card: BaseCard) -> Role | None:
         if flat:
             return "bias"
         return None if module == OUTPUT and card.tied else "weight"
-    embedding = any(word in module for word in _EMBEDDINGS)
+    embedding = any(word in module for word in EMBEDDINGS)
     if flat and (inside_layer(module) or embedding or module in _FINAL_NORMS):
         if _is_norm(module):
             return "norm" if kind == "weight" else "norm bias"

@@ -83,11 +83,16 @@ class LinearPlace:
     """One linear as changes see it (a `Place`)."""
 
     is_linear = True
+    scale = 1.0
 
     def __init__(self, group: LinearGroup, number: int) -> None:
         self._group, self._number = group, number
         self.bias, self.norms = group.biases[number], group.norms[number]
         self.transposed, self.dtype = group.transposed[number], group.dtype
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        raise TypeError("a linear's weight is packed: ask for its product with a matrix instead")
 
     def product(self, x: Tensor) -> Tensor:
         return self._group.product(self._number, x)

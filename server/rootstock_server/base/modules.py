@@ -28,6 +28,11 @@ class ModulePlace:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self.scale = float(getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", 1)))
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return dict(self._module.named_parameters(recurse=False))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -41,7 +46,7 @@ class ModulePlace:
         raise TypeError(f"{type(self._module).__name__} is no linear")
 
     def shifted(self, differences: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
-        own = dict(self._module.named_parameters(recurse=False))
+        own = self.parameters
         if not differences.keys() <= own.keys():
             raise KeyError(f"it has no parameter {sorted(differences.keys() - own.keys())}")
         # A copy that shares all but its parameters, and none of the hooks that would call it.
