@@ -17,14 +17,21 @@ from rootstock_server.engine.request import Adapter, Failed
 from safetensors.torch import load_file
 
 MODELS = ["llama", "gpt2", "gemma2", "bert"]
+TASKS = {"generate": "CAUSAL_LM", "encode": "FEATURE_EXTRACTION", "text2text": "SEQ_2_SEQ_LM"}
 EMBEDDING = {
     "llama": "embed_tokens", "gemma2": "embed_tokens", "gpt2": "wte", "bert": "word_embeddings",
+    "m2m_100": "embed_tokens",
 }  # fmt: skip
-QUERY = {"llama": "q_proj", "gemma2": "q_proj", "gpt2": "c_attn", "bert": "query"}
-DOWN = {"llama": "down_proj", "gemma2": "down_proj", "gpt2": "mlp.c_proj", "bert": "output.dense"}
+QUERY = {
+    "llama": "q_proj", "gemma2": "q_proj", "gpt2": "c_attn", "bert": "query", "m2m_100": "q_proj",
+}  # fmt: skip
+DOWN = {
+    "llama": "down_proj", "gemma2": "down_proj", "gpt2": "mlp.c_proj", "bert": "output.dense",
+    "m2m_100": "fc2",
+}  # fmt: skip
 NORM = {
     "llama": "input_layernorm", "gemma2": "post_attention_layernorm", "gpt2": "ln_1",
-    "bert": "LayerNorm",
+    "bert": "LayerNorm", "m2m_100": "self_attn_layer_norm",
 }  # fmt: skip
 # PEFT says that tied weights part, and that it saves embeddings: both are what is tested here.
 pytestmark = [
@@ -38,7 +45,7 @@ def add(rig, folder: Path, config: object, seed: int) -> str:
     """Make a PEFT adapter all of whose parameters matter, save it as PEFT does, and import it."""
     torch.manual_seed(seed)
     model = rig.load_plain()
-    config.task_type = "CAUSAL_LM" if rig.card.task == "generate" else "FEATURE_EXTRACTION"
+    config.task_type = TASKS[rig.card.task]
     config.fan_in_fan_out = rig.card.model_type == "gpt2"
     peft = get_peft_model(model, config)
     for name, parameter in peft.named_parameters():
@@ -63,7 +70,7 @@ def commands_for(rig, versions: list[str], length: int = 30) -> list:
     commands = []
     for number, version in enumerate([*versions, *rig.adapters[:2], None] * 2):
         prompt = [10 + (7 * number + 13 * j) % 100 for j in range(max(2, length - 2 * number))]
-        if rig.card.task == "generate" and number % 4 != 3:
+        if rig.card.task != "encode" and number % 4 != 3:
             commands.append(rig.generate(prompt, version, max_tokens=6))
         else:
             commands.append(rig.encode(prompt, version, []))
@@ -106,7 +113,7 @@ def patterns(rig, folder: Path) -> list[str]:
 
 def embedding(rig, folder: Path) -> list[str]:
     kind = rig.card.model_type
-    output = ["lm_head"] if rig.card.task == "generate" else []
+    output = ["lm_head"] if rig.card.output else []
     targets = [EMBEDDING[kind], QUERY[kind]]
     ends = LoraConfig(r=4, target_modules=[*targets, *output])
     inside = LoraConfig(r=5, target_modules=targets, lora_alpha=3)
@@ -115,7 +122,7 @@ def embedding(rig, folder: Path) -> list[str]:
 
 def saved(rig, folder: Path) -> list[str]:
     kind = rig.card.model_type
-    output = ["lm_head"] if rig.card.task == "generate" else []
+    output = ["lm_head"] if rig.card.output else []
     first = LoraConfig(r=4, target_modules=[QUERY[kind]], modules_to_save=[NORM[kind], *output])
     second = LoraConfig(r=4, target_modules=[QUERY[kind]], modules_to_save=[EMBEDDING[kind]])
     whole = IA3Config(
@@ -139,6 +146,12 @@ def biases(rig, folder: Path) -> list[str]:
 @pytest.mark.parametrize("make", [ia3, dora, patterns, embedding, saved, biases])
 def test_rows_of_a_mixed_batch_equal_peft_alone(rig, model, make, tmp_path):
     one = rig(model, max_batch_tokens=48)  # prompts come in chunks
+    run_and_check(one, commands_for(one, make(one, tmp_path)))
+
+
+@pytest.mark.parametrize("make", [ia3, dora, embedding, saved, biases])
+def test_rows_of_an_encoder_decoder_equal_peft_alone(rig, make, tmp_path):
+    one = rig("m2m_100", max_batch_tokens=64)
     run_and_check(one, commands_for(one, make(one, tmp_path)))
 
 
