@@ -131,6 +131,8 @@ def _most_likely(probabilities: Tensor, mass: float) -> tuple[Tensor, Tensor]:
 def _index(weights: Tensor, generator: torch.Generator) -> int:
     """A random index, as likely as its weight; torch.multinomial draws a number for each index."""
     cumulative = weights.cumsum(0, dtype=torch.float64)
-    drawn = torch.rand(1, generator=generator, dtype=torch.float64) * cumulative[-1]
+    # The request's own generator stays on the CPU: one number travels, not the probabilities.
+    uniform = torch.rand(1, generator=generator, dtype=torch.float64)
+    drawn = uniform.to(cumulative.device) * cumulative[-1]
     # `right`: an index of weight zero has its neighbour's sum and is passed over.
     return min(int(torch.searchsorted(cumulative, drawn, right=True)), len(weights) - 1)
