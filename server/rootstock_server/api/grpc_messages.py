@@ -34,6 +34,8 @@ _SAMPLING = (
     "min_tokens",
     "ignore_eos",
     "user",
+    "source_lang",
+    "target_lang",
 )
 
 
