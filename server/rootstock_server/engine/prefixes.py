@@ -28,10 +28,11 @@ class Prefixes:
     def admit(self, request: Request, spare: int) -> bool:
         """Blocks for all of the request's tokens; False while there are not enough.
 
+        An encoder-decoder's source is kept elsewhere: its blocks only bound how much there is.
         `spare` blocks stay free for those who run, or one who enters would be thrown out at once.
         """
         found = self._known(request)
-        missing = KvBlocks.needed(len(request.tokens) - request.source) - len(found)
+        missing = KvBlocks.needed(len(request.tokens) - request.forgotten) - len(found)
         room = self._blocks.available - spare >= missing
         taken = self._blocks.take(missing) if room else None
         if taken is None:
@@ -45,7 +46,7 @@ class Prefixes:
 
     def grow(self, request: Request) -> bool:
         """A block for the next token where the last one is full; False while there is none."""
-        if KvBlocks.needed(request.computed + 1 - request.source) <= len(request.blocks):
+        if KvBlocks.needed(request.computed + 1) <= len(request.blocks):
             return True
         taken = self._blocks.take(1)
         if taken is not None:

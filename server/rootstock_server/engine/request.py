@@ -204,6 +204,11 @@ class Request:
         return self.computed < self.source
 
     @property
+    def forgotten(self) -> int:
+        """How many of its tokens leave no keys behind: those of a source that is only encoded."""
+        return self.source if isinstance(self.command, Encode) else 0
+
+    @property
     def position(self) -> int:
         """Of its next token, in the half of the base that reads it."""
         return self.computed if self.reading else self.computed - self.source

@@ -154,7 +154,7 @@ class Scheduler:
             )
         if not 0 <= min(ids) <= max(ids) < self._card.vocab_size:
             raise BadRequest(f"the base has no embedding for ids beyond {self._card.vocab_size}")
-        if self._cache is not None and not self._cache.could_hold(total - request.source):
+        if self._cache is not None and not self._cache.could_hold(total - request.forgotten):
             raise BadRequest(f"{total} tokens do not fit this server's KV cache (kv_cache_mib)")
 
     def _decode_shares(self) -> list[Share]:

@@ -83,6 +83,27 @@ def test_cancelling_frees_what_was_remembered_of_the_source(rig, model_type):
 
 
 @pytest.mark.parametrize("model_type", BASES)
+def test_sources_hold_blocks_so_that_what_is_remembered_of_them_is_bounded(rig, model_type):
+    """Of three that do not fit at once, one waits, and one makes room and is read again."""
+    one = rig(model_type, kv_cache_mib=1)
+    for _ in range(one.engine.heartbeat().kv_blocks - 5):
+        one.engine._blocks.take(1)
+    commands = [one.generate([30 + i] * 60, None, max_tokens=40) for i in range(3)]
+    events = [event for command in commands for event in one.engine.apply(command)]
+    answers = {command.id: [] for command in commands}
+    most = 0
+    while one.engine.busy:
+        for event in events + one.engine.step():
+            answers[event.id].append(event)
+        events = []
+        most = max(most, sum(bool(r.memory) for r in one.engine.scheduler.running))
+    assert most == 2
+    assert one.engine.scheduler.preemptions > 0
+    for command in commands:
+        one.check(command, answers[command.id])
+
+
+@pytest.mark.parametrize("model_type", BASES)
 def test_a_request_without_a_source_or_a_beginning_is_refused(rig, model_type):
     one = rig(model_type)
     for source in (0, 3):
