@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from rootstock_adapters.op import Prepared
 
 from rootstock_server.adapters.slots import Slot, Slots
+from rootstock_server.adapters.tiers import HostTier
 from rootstock_server.errors import AdapterMismatch, CorruptAdapter, RootstockError
 
 LOADERS = 2
@@ -38,8 +39,15 @@ Applied = tuple[ResidentVersion, float]  # a version on a request's rows, and it
 class Residency:
     """The engine's resident versions, bounded in bytes; the least recently used goes first."""
 
-    def __init__(self, slots: Slots, fetch: Callable[[str], Prepared], limit_bytes: int) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        fetch: Callable[[str], Prepared],
+        limit_bytes: int,
+        tier: HostTier | None = None,
+    ) -> None:
         self._slots, self._fetch, self._limit = slots, fetch, limit_bytes
+        self._tier = tier or HostTier(0)
         self._resident: OrderedDict[str, ResidentVersion] = OrderedDict()
         self._leaving: set[str] = set()  # leased, but somebody waits for their room
         self._loading: dict[str, Future[Prepared]] = {}
@@ -116,9 +124,17 @@ class Residency:
                 del self._loading[digest]  # placed, failed, or nobody waits for it any more
         for digest in due:
             if digest not in self._loading and len(self._loading) < LOADERS:
-                load = self._loaders.submit(self._fetch, digest)
+                load = self._load(digest)
                 load.add_done_callback(lambda _: os.eventfd_write(self.wake, 1))
                 self._loading[digest] = load
+
+    def _load(self, digest: str) -> Future[Prepared]:
+        kept = self._tier.get(digest)
+        if kept is None:
+            return self._loaders.submit(self._fetch, digest)
+        done: Future[Prepared] = Future()
+        done.set_result(kept)
+        return done
 
     def _place(self, digest: str, prepared: Prepared, older: Set[str], *, alone: bool) -> bool:
         """Whether `digest` has found its place. `alone`: no older request will make room for it."""
@@ -134,6 +150,7 @@ class Residency:
         if nbytes + kept > self._limit or not self._make_room(nbytes, older):
             return False
         slot = self._slots.take(linears) if linears else None
+        self._tier.put(digest, prepared)
         rest = replace(prepared, linears={})
         self._resident[digest] = ResidentVersion(digest, slot, rest, nbytes)
         return True

@@ -57,8 +57,12 @@ class Engine:
         self._cache = base.new_cache(limits.kv_cache_mib)
         self._blocks = KvBlocks(self._cache.blocks) if self._cache else None
         self._slots = Slots(base.groups, limits.max_rank, base.backend, base.dtype)
-        tier = HostTier(load, limits.adapter_host_mib << 20)
-        self.residency = Residency(self._slots, tier, limits.adapter_memory_mib << 20)
+        self.residency = Residency(
+            self._slots,
+            load,
+            limits.adapter_memory_mib << 20,
+            HostTier(limits.adapter_host_mib << 20),
+        )
         self.scheduler = Scheduler(limits, self.residency, self._blocks, base.eos_ids, base.card)
         self._grammars = Grammars(
             tokenizer,
