@@ -1,4 +1,4 @@
-"""Base weights in 8 bits, per output channel; activations are quantized anew for every product.
+"""Base weights in 8 bits, per output channel; activations are quantized anew, row by row.
 
 Only the frozen linears change: adapters, norms, embeddings and the cache keep the base's dtype.
 Refuses to know which backend computes everything else.
@@ -15,19 +15,25 @@ from torch import Tensor
 
 from rootstock_server.backends.backend import Backend, LinearWeights, stacked
 
+# Without VNNI, products of eight bits overflow the 16-bit sums they are added in.
+STEPS = 127 if torch.cpu._is_vnni_supported() else 63
+ZERO = 128  # unsigned: oneDNN has no fast product of signed activations
+
 
 @dataclass(frozen=True)
 class Int8Weights(LinearWeights):
-    """FBGEMM's own layout of int8 rows and their scales, with the bias inside."""
+    """`weight` in oneDNN's own layout of int8."""
 
-    quantized: Any
+    scales: Tensor  # [sum(outs)] fp32
+    zeros: Tensor  # [sum(outs)] int64: the weights are symmetric
 
 
 class Int8:
     """A `Backend` whose linears hold a half (of bf16) or a quarter (of fp32) of the bytes.
 
-    Symmetric weights per output channel and dynamic activations per tensor, as in
-    Jacob et al., arXiv 1712.05877; what that costs is measured when a base is loaded.
+    Symmetric weights per output channel, as in Jacob et al., arXiv 1712.05877. Every row of the
+    activations has its own scale: with one for all of them, which is what torch's dynamic linears
+    have, a request's answer would depend on its neighbours.
     """
 
     def __init__(self, inner: Backend) -> None:
@@ -42,16 +48,19 @@ class Int8:
     ) -> Int8Weights:
         weight, bias = stacked(weights, biases)
         weight = weight.float()
-        scales = (weight.abs().amax(dim=1).double() / 127).clamp_min(1e-12)
+        scales = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
+        rows = (weight / scales[:, None]).round().to(torch.int8)
+        packed = torch.ops.onednn.qlinear_prepack(rows, [16, weight.shape[1]])
         zeros = torch.zeros(len(weight), dtype=torch.long)
-        rows = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rows, None if bias is None else bias.float())
-        return Int8Weights(weight[:0], None, False, packed)
+        return Int8Weights(packed, bias, True, scales, zeros)
 
     def linear(self, weights: LinearWeights, x: Tensor) -> Tensor:
         assert isinstance(weights, Int8Weights)
-        # Seven bits of activations: products of eight overflow 16-bit sums on CPUs without VNNI.
-        y: Tensor = torch.ops.quantized.linear_dynamic(
-            x.float(), weights.quantized, not torch.cpu._is_vnni_supported()
-        )
-        return y.to(x.dtype)
+        scale = (x.abs().amax(dim=1, keepdim=True).float() / STEPS).clamp_min(1e-12)
+        rows = (x / scale).round_().add_(ZERO).to(torch.uint8)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rows, 1.0, ZERO, weights.weight, weights.scales, weights.zeros,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        y = (y * scale).to(x.dtype)
+        return y if weights.bias is None else y + weights.bias

@@ -8,6 +8,7 @@ import torch
 
 from rootstock_server.backends.backend import Backend
 from rootstock_server.backends.cpu import cpu
+from rootstock_server.backends.int8 import Int8
 from rootstock_server.backends.reference import Reference
 
 log = logging.getLogger(__name__)
@@ -15,6 +16,13 @@ log = logging.getLogger(__name__)
 
 class NoBackend(RuntimeError):
     """The backend that was asked for is not here. The message says what to do."""
+
+
+def int8_backend_for(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Backend:
+    """As `backend_for`, with the base's linears in 8 bits. Raises NoBackend on a GPU as well."""
+    if device.type != "cpu":
+        raise NoBackend("dtype: int8 is for CPUs; use auto, float32 or bfloat16 on a GPU")
+    return Int8(backend_for(device, dtype, wanted))
 
 
 def backend_for(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Backend:

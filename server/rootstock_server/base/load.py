@@ -210,11 +210,14 @@ def _refuse_shared_positions(model: PreTrainedModel, card: BaseCard) -> None:
 
 
 def resolve_dtype(path: Path, dtype: str) -> torch.dtype:
-    """`auto` is the folder's own dtype, or fp32 where this CPU has no fast bf16."""
+    """`auto` is the folder's own dtype, or fp32 where this CPU has no fast bf16.
+
+    So it is with `int8`, which is how linears are kept: all else has the dtype of `auto`.
+    """
     if dtype in DTYPES:
         return DTYPES[dtype]
-    if dtype != "auto":
-        raise BaseError(f"dtype {dtype!r} is not served (use auto, float32 or bfloat16)")
+    if dtype not in ("auto", "int8"):
+        raise BaseError(f"dtype {dtype!r} is not served (use auto, float32, bfloat16 or int8)")
     from transformers import AutoConfig
 
     stored = AutoConfig.from_pretrained(path, local_files_only=True).dtype

@@ -19,7 +19,7 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import BaseError
 from rootstock_registry.blobs import BlobStore
 
-from rootstock_server.backends.select import NoBackend, backend_for
+from rootstock_server.backends.select import NoBackend, backend_for, int8_backend_for
 from rootstock_server.base import probe
 from rootstock_server.base.load import Base, load_model, prepare
 from rootstock_server.config import EngineLimits
@@ -67,9 +67,10 @@ def load(path: Path, card: str, dtype: str, backend: str = "auto") -> tuple[Base
     model = load_model(path, described, dtype)
     prompts = probe.random_prompts(described.vocab_size, described.context_length)
     wanted = probe.expected(model, prompts)
-    base = prepare(model, described, backend_for(model.device, model.dtype, backend))
+    choose = int8_backend_for if dtype == "int8" else backend_for
+    base = prepare(model, described, choose(model.device, model.dtype, backend))
     error = probe.check(base, prompts, wanted)
-    name = str(base.dtype).removeprefix("torch.")
+    name = "int8" if dtype == "int8" else str(base.dtype).removeprefix("torch.")
     seconds = time.monotonic() - begun
     return base, Started(dtype=name, backend=base.backend.name, parity_error=error, seconds=seconds)
 
