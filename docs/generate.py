@@ -40,7 +40,8 @@ SETTINGS_MEAN = {
     "port": "HTTP port; 0 takes a free one and prints it",
     "grpc_port": "gRPC port; 0 takes a free one and prints it",
     "dtype": "arithmetic of the bases; `auto` is the folder's own, or float32 where this CPU has "
-    "no fast bfloat16; `int8` is refused at start, it is not implemented yet",
+    "no fast bfloat16; `int8` keeps the linears in 8 bits and all else as `auto` does"
+    " (CPUs only)",
     "no_auth": "everybody is the tenant `local`; only on a loopback address",
     "no_sidecar": "start no training sidecar beside the server",
 }
@@ -50,6 +51,7 @@ LIMITS_MEAN = {
     "max_waiting": "requests in the queue of one engine; one more is a 503",
     "kv_cache_mib": "memory of one decoder's KV cache",
     "adapter_memory_mib": "memory of the resident versions of one engine",
+    "adapter_host_mib": "memory for checked versions that have left their slots, and may return",
     "max_rank": "highest rank of a low-rank part that is served",
     "threads": "threads of one engine; 0 becomes the number of usable cores",
     "backend": "`reference` is plain torch, `cpu` the C++ kernels that `make setup` builds; `auto` "
@@ -66,6 +68,7 @@ ERRORS_MEAN = {
     "UnknownModel": "look at `/v1/models`; another tenant's adapter reads the same",
     "AdapterMismatch": "the version exists, but not for this base or this call",
     "OverQuota": "wait for an answer of your own, then ask again",
+    "DeadlineExceeded": "ask for less, or allow more time",
     "Overloaded": "ask again in a moment: a queue is full, or an engine is starting",
     "ServerFault": "our mistake; the server's log says more",
     "CorruptAdapter": "stored bytes are damaged; publish or import the version again",

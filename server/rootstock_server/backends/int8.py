@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rootstock_server.backends.backend import Backend, LinearWeights, stacked
+from rootstock_server.backends.backend import Backend, LinearWeights
+from rootstock_server.backends.reference import stack
 
 # Without VNNI, products of eight bits overflow the 16-bit sums they are added in.
 STEPS = 127 if torch.cpu._is_vnni_supported() else 63
@@ -46,7 +47,7 @@ class Int8:
     def linear_prepare(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     ) -> Int8Weights:
-        weight, bias = stacked(weights, biases)
+        weight, bias = stack(weights, biases)
         weight = weight.float()
         scales = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
         rows = (weight / scales[:, None]).round().to(torch.int8)

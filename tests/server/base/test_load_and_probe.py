@@ -251,5 +251,5 @@ def test_shards_are_read_by_their_index_and_other_formats_beside_them_are_not(
 
 def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
     card = make(tmp_path, "llama", CONFIGS["llama"])
-    with pytest.raises(BaseError, match="int8"):
-        load_model(tmp_path, card, "int8")
+    with pytest.raises(BaseError, match="float16"):
+        load_model(tmp_path, card, "float16")

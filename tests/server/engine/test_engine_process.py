@@ -226,8 +226,8 @@ async def test_a_base_with_a_missing_weight_is_refused_in_words(folder, tmp_path
 
 
 async def test_a_dtype_that_is_not_served_is_refused_in_words(folder, tmp_path) -> None:
-    message = await refused(folder, tmp_path, BaseCard.read(folder, "toy"), "int8")
-    assert "int8" in message
+    message = await refused(folder, tmp_path, BaseCard.read(folder, "toy"), "float16")
+    assert "float16" in message
 
 
 FRONT_END = """
