@@ -59,6 +59,7 @@ LIMITS_MEAN = {
     "max_body_bytes": "size of one request's body; a larger one is a 413",
     "max_in_flight_per_tenant": "requests of one tenant at a time; one more is a 429",
     "max_rows_per_request": "answers of one request (prompts times `n`), and passes at a time",
+    "max_adapters_per_request": "versions that a request may combine in `adapters`; more is a 400",
     "drain_s": "how long running answers may take to finish after SIGTERM",
 }
 ERRORS_MEAN = {

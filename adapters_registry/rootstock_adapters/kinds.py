@@ -16,11 +16,16 @@ from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.head.spec import HeadSpec
 from rootstock_adapters.ia3.spec import Ia3Spec
 from rootstock_adapters.lora.spec import LoraSpec
+from rootstock_adapters.prompt.spec import PromptSpec
+from rootstock_adapters.soft_prompt.spec import SoftPromptSpec
 from rootstock_adapters.spec import PartSpec
 
 KINDS: dict[str, type[PartSpec]] = {
-    spec.kind: spec for spec in (BottleneckSpec, DeltaSpec, HeadSpec, Ia3Spec, LoraSpec)
-}
+    spec.kind: spec
+    for spec in (
+        BottleneckSpec, DeltaSpec, HeadSpec, Ia3Spec, LoraSpec, PromptSpec, SoftPromptSpec,
+    )
+}  # fmt: skip
 
 
 def parse_spec(kind: str, config: dict[str, Any]) -> PartSpec:

@@ -94,6 +94,22 @@ class Readout:
 
 
 @dataclass(frozen=True)
+class Virtual:
+    """Learned tokens that stand before a request's own: they take positions, and have no ids.
+
+    Either their input embeddings or their keys and values are given.
+    """
+
+    tokens: int  # P
+    embeddings: Tensor | None = None  # [P, D] fp32, at the output of the input embedding
+    keys_values: Tensor | None = None  # [P, layers·2·H·D] fp32, as the cache holds them
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.embeddings, self.keys_values) if t is not None)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Everything one version changes, by module path as seen from the backbone.
 
@@ -104,17 +120,21 @@ class Prepared:
     linears: dict[str, LowRank] = field(default_factory=dict)
     changes: dict[str, tuple[Change, ...]] = field(default_factory=dict)
     readout: Readout | None = None
+    virtual: Virtual | None = None
 
     def merge(self, other: Prepared) -> Prepared:
         """Two parts of one version together. Raises ValueError where both claim one place."""
         shared = self.linears.keys() & other.linears.keys()
         if shared or (self.readout and other.readout):
             raise ValueError(f"two parts change the same place: {sorted(shared) or 'the readout'}")
+        if self.virtual and other.virtual:
+            raise ValueError("two parts put virtual tokens before the prompt: keep one of them")
         paths = self.changes.keys() | other.changes.keys()
         return Prepared(
             self.linears | other.linears,
             {p: self.changes.get(p, ()) + other.changes.get(p, ()) for p in sorted(paths)},
             self.readout or other.readout,
+            self.virtual or other.virtual,
         )
 
     def bind(self, place: Callable[[str], Place]) -> Prepared:
@@ -134,6 +154,7 @@ class Prepared:
     def nbytes(self) -> int:
         """Bytes of everything but `linears`, which live in slots."""
         total = sum(change.nbytes for changes in self.changes.values() for change in changes)
+        total += self.virtual.nbytes if self.virtual else 0
         return total + (self.readout.nbytes if self.readout else 0)
 
     @property

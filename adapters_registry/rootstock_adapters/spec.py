@@ -23,6 +23,13 @@ class PartSpec(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: ClassVar[str]
+    changes_pass: ClassVar[bool] = True  # whether the base computes otherwise because of it
+    before_pass: ClassVar[bool] = False  # whether it says or takes something before a pass begins
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many positions of the context this part takes from every request."""
+        return 0
 
     @abstractmethod
     def tensor_shapes(self, base: BaseCard) -> Shapes:

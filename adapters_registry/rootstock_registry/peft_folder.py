@@ -15,7 +15,7 @@ from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.file import check_tensors, parse_object, with_header
 from rootstock_adapters.kinds import parse_spec
 
-from rootstock_registry import peft_ia3, peft_lora
+from rootstock_registry import peft_ia3, peft_lora, peft_soft
 from rootstock_registry.errors import InvalidArtifact, WrongBase
 from rootstock_registry.manifest import Lineage
 from rootstock_registry.peft_names import CONFIG, WEIGHTS, Names, short
@@ -32,11 +32,13 @@ def read(folder: Path, base: BaseCard) -> tuple[NewPart, Lineage]:
     Raises InvalidArtifact, naming the file and the field, or WrongBase, naming the module.
     """
     config = _config(folder)
+    if str(config.get("peft_type")) in peft_soft.METHODS:
+        return peft_soft.read(folder, config, base)
     reader = _READERS.get(str(config.get("peft_type")))
     if reader is None:
         raise InvalidArtifact(
             f"{CONFIG}: peft_type {short(config.get('peft_type'))} cannot be imported: only "
-            f"{', '.join(sorted(_READERS))}"
+            f"{', '.join(sorted([*_READERS, *peft_soft.METHODS]))}"
         )
     reader.refuse(config)
     try:

@@ -137,6 +137,9 @@ def _why(part: NewPart, base: BaseCard, error: ArtifactError) -> InvalidArtifact
 
 def _check_disjoint(parts: Sequence[Part]) -> None:
     """Two parts that name one tensor would change one place of the base: neither could be right."""
+    wordy = [part.kind for part in parts if not part.tensors]
+    if len(set(wordy)) < len(wordy):
+        raise InvalidArtifact(f"two parts of kind {wordy[0]} would speak at once: keep one of them")
     seen: set[str] = set()
     for part in parts:
         if shared := sorted(seen & part.tensors.keys()):

@@ -14,7 +14,7 @@ from typing import Any
 from rootstock_adapters.base_card import BaseCard
 from sqlalchemy import Row
 
-from rootstock_registry import index, jobs, peft_folder, routes, tenants
+from rootstock_registry import index, jobs, peft_folder, prompt_file, routes, tenants
 from rootstock_registry.blobs import BlobStore
 from rootstock_registry.database import Database
 from rootstock_registry.manifest import Lineage, Manifest
@@ -91,6 +91,13 @@ class Registry:
     ) -> Version:
         """Publish a folder that PEFT saved. Raises as `publish` does; see `peft_folder`."""
         part, lineage = peft_folder.read(folder, base)
+        return self.publish(tenant, name, base, [part], lineage=lineage, promote=promote)
+
+    def import_prompt(
+        self, tenant: str, name: str, file: Path, base: BaseCard, *, promote: str | None = None
+    ) -> Version:
+        """Publish a prompt's JSON file. Raises as `publish` does; see `prompt_file`."""
+        part, lineage = prompt_file.read(file)
         return self.publish(tenant, name, base, [part], lineage=lineage, promote=promote)
 
     def resolve(self, tenant: str, ref: str) -> Version:

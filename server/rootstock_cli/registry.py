@@ -25,7 +25,12 @@ SHOWN_DIGEST = 19  # `sha256:` and twelve digits: enough to tell versions apart
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that PEFT saved.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE", help="A folder that PEFT saved, or a prompt's JSON file."
+        ),
+    ],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="The adapter's name.")],
     home: Home,
     base: Annotated[
@@ -36,10 +41,11 @@ def import_(
     tenant: Tenant = LOCAL,
     as_json: Json = False,
 ) -> None:
-    """Store a PEFT LoRA folder as a new version of an adapter."""
+    """Store a PEFT folder or a prompt as a new version of an adapter."""
     registry = open_registry(home)
-    card = registered_base(registry, base) if base else _fitting_base(registry, folder)
-    version = registry.import_peft(tenant, name, folder, card, promote=promote)
+    card = registered_base(registry, base) if base else _fitting_base(registry, source)
+    store = registry.import_prompt if source.is_file() else registry.import_peft
+    version = store(tenant, name, source, card, promote=promote)
     say_version(version, as_json)
 
 
@@ -161,7 +167,7 @@ def print_json(facts: Any) -> None:
 
 
 def _fitting_base(registry: Registry, folder: Path) -> BaseCard:
-    """The one registered base whose modules and sizes the folder's tensors have."""
+    """The one registered base, or the one whose modules and sizes the folder's tensors have."""
     from rootstock_adapters.errors import ArtifactError
     from rootstock_registry import peft_folder
     from rootstock_registry.errors import RegistryError
@@ -169,14 +175,17 @@ def _fitting_base(registry: Registry, folder: Path) -> BaseCard:
     bases = registry.bases()
     if not bases:
         raise Refused("no base is registered yet: say which one with --base")
+    if len(bases) == 1:
+        return bases[0]  # importing says what is wrong, if anything is
+    if folder.is_file():
+        names = ", ".join(card.name for card in bases)
+        raise Refused(f"a prompt fits every base ({names}): say with --base which one it is for")
     fitting = []
     for card in bases:
         try:
             part, _ = peft_folder.read(folder, card)
             part.spec.check(part.data, card)
         except (ArtifactError, RegistryError):
-            if len(bases) == 1:
-                return card  # importing says what is wrong with it
             continue
         fitting.append(card)
     names = ", ".join(card.name for card in fitting or bases)

@@ -30,7 +30,7 @@ from rootstock_server.api import native, openai, probes, refusals
 from rootstock_server.api.grpc_api import GrpcDoor, start_grpc
 from rootstock_server.api.handle import Handle
 from rootstock_server.api.intake import Intake, KeyFirst, Observe
-from rootstock_server.api.prepare import ServedBase
+from rootstock_server.api.target import ServedBase
 from rootstock_server.base.tokenizer import Tokenizer
 from rootstock_server.config import Config
 from rootstock_server.engine.client import EngineClient

@@ -66,6 +66,7 @@ class Limits(Section):
     max_body_bytes: Count = 4 * 1024 * 1024
     max_in_flight_per_tenant: Count = 64
     max_rows_per_request: Count = 64
+    max_adapters_per_request: Count = 4
     drain_s: Annotated[float, Field(ge=0)] = 30.0
 
 

@@ -14,6 +14,7 @@ from rootstock_adapters.ia3.spec import Ia3Spec
 from rootstock_adapters.kinds import KINDS, parse_spec
 from rootstock_adapters.lora.spec import LoraSpec
 from rootstock_adapters.op import prepare
+from rootstock_adapters.soft_prompt.spec import SoftPromptSpec
 from safetensors.numpy import save
 
 CARD = BaseCard(
@@ -33,6 +34,12 @@ HEAD: dict[str, Any] = {"pooling": "mean", "normalize": True, "labels": ["no", "
 LORA: dict[str, Any] = {"r": 2, "lora_alpha": 4, "target_modules": ["layers.0.mlp.up_proj"]}
 UP, DOWN = "layers.0.mlp.up_proj", "layers.0.mlp.down_proj"
 IA3: dict[str, Any] = {"target_modules": [UP, DOWN], "feedforward_modules": [DOWN]}
+PROMPT: dict[str, Any] = {
+    "template": 'As JSON, {"a": 1}: {input}; {input}?',
+    "system": "Be brief.",
+    "examples": [{"input": "one", "output": "two"}],
+}
+SOFT: dict[str, Any] = {"method": "prompt_tuning", "num_virtual_tokens": 3}
 A, B = "layers.0.mlp.up_proj.lora_A.weight", "layers.0.mlp.up_proj.lora_B.weight"
 
 
@@ -76,7 +83,13 @@ def test_a_lora_of_the_right_shapes_fits() -> None:
         ("head", HEAD | {"hidden": 0}, "head: hidden: "),
         ("head", HEAD | {"activation": "step"}, "head: activation: "),
         ("head", {k: v for k, v in HEAD.items() if k != "normalize"}, "head: normalize: "),
-        ("pickle", {}, r"unknown kind 'pickle' \(known: .*head, .*lora\)"),
+        ("prompt", PROMPT | {"template": "{inputs}"}, "prompt: template: .*must contain {input}"),
+        ("prompt", PROMPT | {"examples": [{"input": "x"}]}, r"prompt: examples\.0\.output: "),
+        ("prompt", {"template": "{input}"}, "this prompt is empty"),
+        ("prompt", PROMPT | {"engine": "jinja"}, "prompt: engine: "),
+        ("soft_prompt", SOFT | {"num_virtual_tokens": 0}, "soft_prompt: num_virtual_tokens: "),
+        ("soft_prompt", SOFT | {"method": "p_tuning"}, "soft_prompt: method: "),
+        ("pickle", {}, r"unknown kind 'pickle' \(known: .*head, .*lora"),
     ],
 )
 def test_a_bad_config_is_refused_by_field(kind: str, config: dict[str, Any], words: str) -> None:
@@ -194,7 +207,13 @@ def test_patterns_decide_rank_and_alpha_of_their_modules_alone() -> None:
 
 
 def test_every_kind_survives_its_own_json() -> None:
-    specs = {"head": HeadSpec(**HEAD), "ia3": Ia3Spec(**IA3), "lora": LoraSpec(**LORA)}
+    specs = {
+        "head": HeadSpec(**HEAD),
+        "ia3": Ia3Spec(**IA3),
+        "lora": LoraSpec(**LORA),
+        "prompt": parse_spec("prompt", PROMPT),
+        "soft_prompt": SoftPromptSpec(**SOFT),
+    }
     assert specs.keys() <= KINDS.keys()
     for kind, spec in specs.items():
         assert parse_spec(kind, spec.model_dump(mode="json")) == spec
@@ -211,3 +230,34 @@ def test_a_head_with_a_hidden_layer_has_four_tensors() -> None:
     assert spec.tensor_shapes(CARD) == {
         "weight": (2, 5), "bias": (2,), "hidden.weight": (5, 8), "hidden.bias": (5,),
     }  # fmt: skip
+
+
+def test_prompt_tuning_is_as_wide_as_the_input_embedding() -> None:
+    narrow = CARD.model_copy(update={"parameters": {"embeddings.word_embeddings.weight": (32, 4)}})
+    spec = SoftPromptSpec(**SOFT)
+    assert spec.tensor_shapes(CARD) == {"prompt_embeddings": (3, 8)}
+    assert spec.tensor_shapes(narrow) == {"prompt_embeddings": (3, 4)}
+    assert spec.virtual_tokens == 3
+
+
+def test_a_prefix_has_keys_and_values_of_the_key_heads_in_every_layer() -> None:
+    grouped = {"layers.0.self_attn.q_proj": (8, 8), "layers.0.self_attn.k_proj": (4, 8)}
+    base = CARD.model_copy(update={"linears": grouped, "layers": 5})
+    spec = SoftPromptSpec(**SOFT | {"method": "prefix_tuning"})
+    assert spec.tensor_shapes(base) == {"prompt_embeddings": (3, 5 * 2 * 4)}
+    fused = base.model_copy(update={"linears": {"h.0.attn.c_attn": (24, 8)}})
+    assert spec.tensor_shapes(fused) == {"prompt_embeddings": (3, 5 * 2 * 8)}
+
+
+@pytest.mark.parametrize(
+    ("config", "base", "words"),
+    [
+        (SOFT | {"num_virtual_tokens": 16}, {}, "no room in the context of tiny"),
+        (SOFT | {"method": "prefix_tuning"}, {"task": "encode"}, "has none; use prompt_tuning"),
+    ],
+)
+def test_a_soft_prompt_that_a_base_cannot_take_is_refused(
+    config: dict[str, Any], base: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ArtifactError, match=words):
+        SoftPromptSpec(**config).tensor_shapes(CARD.model_copy(update=base))

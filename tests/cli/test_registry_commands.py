@@ -43,6 +43,20 @@ def test_an_imported_folder_is_promoted_listed_and_shown(
         assert [each["number"] for each in shown["versions"]] == [1]
 
 
+def test_a_prompts_file_is_imported_as_a_version(
+    rootstock: Command, tiny: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "asker.json"
+    file.write_text('{"template": "Q: {input}"}')
+    made = parsed(rootstock("import", file, "--as", "asker", "--base", tiny, "--json"))
+    assert [part["kind"] for part in made["parts"]] == ["prompt"]
+    again = parsed(rootstock("import", file, "--as", "asker", "--json"))
+    assert again["digest"] == made["digest"], "one base is registered: a prompt is for it"
+    file.write_text('{"template": "Q:"}')
+    refused = rootstock("import", file, "--as", "asker")
+    assert refused.returncode != 0 and "asker.json is not a prompt" in refused.stderr
+
+
 def test_people_read_the_same_facts(rootstock: Command, tiny: Path, peft_folder: Path) -> None:
     made = rootstock("import", peft_folder, "--as", "triage", "--base", f"t={tiny}")
     assert made.returncode == 0

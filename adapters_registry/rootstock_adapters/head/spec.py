@@ -27,6 +27,7 @@ class HeadSpec(PartSpec):
     """
 
     kind: ClassVar[str] = "head"
+    changes_pass: ClassVar[bool] = False
 
     pooling: HeadPooling
     normalize: bool

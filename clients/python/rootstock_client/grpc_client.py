@@ -16,6 +16,7 @@ from rootstock_wire.v1.inference_pb2_grpc import InferenceStub
 
 from rootstock_client.errors import ApiError, RootstockClientError, Unreachable
 
+AdapterUse = pb.AdapterUse | Mapping[Any, Any]  # {"model": "tone", "scale": 0.5}
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 
 _HTTP_STATUS = {
@@ -72,17 +73,25 @@ class GrpcClient:
         *,
         task: str | None = None,
         user: str | None = None,
+        adapters: Sequence[AdapterUse] = (),
     ) -> pb.ClassifyResponse:
         """The answers of every head in `models` (or of the task's route) to every input."""
-        request = pb.ClassifyRequest(input=_texts(input), models=models, task=task, user=user)
+        request = pb.ClassifyRequest(
+            input=_texts(input), models=models, task=task, user=user, adapters=adapters
+        )
         answer: pb.ClassifyResponse = await self._answer(self._stub.Classify, request)
         return answer
 
     async def embed(
-        self, input: str | Sequence[str], *, model: str, user: str | None = None
+        self,
+        input: str | Sequence[str],
+        *,
+        model: str,
+        user: str | None = None,
+        adapters: Sequence[AdapterUse] = (),
     ) -> pb.EmbedResponse:
         """One embedding per input."""
-        request = pb.EmbedRequest(model=model, input=_texts(input), user=user)
+        request = pb.EmbedRequest(model=model, input=_texts(input), user=user, adapters=adapters)
         answer: pb.EmbedResponse = await self._answer(self._stub.Embed, request)
         return answer
 

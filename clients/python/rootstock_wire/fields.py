@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 MAX_TEXT_CHARS = 500_000
 MAX_TEXTS = 256
 MAX_PROMPT_TOKENS = 131_072
+MAX_ADAPTERS = 16
 
 
 class Ask(BaseModel):
@@ -58,6 +59,16 @@ TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 User = Annotated[str, Field(max_length=256)]
+
+
+class AdapterUse(Ask):
+    """A version that acts on a request, by its name; `scale` multiplies what it does."""
+
+    model: ModelName
+    scale: float = 1.0
+
+
+Adapters = Annotated[list[AdapterUse], Field(min_length=1, max_length=MAX_ADAPTERS)]
 
 # One text, several texts, the token ids of one text, or of several.
 Prompt = Annotated[

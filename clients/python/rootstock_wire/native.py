@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from rootstock_wire.fields import Answer, Ask, ModelName, TextOrTexts, User
+from rootstock_wire.fields import Adapters, Answer, Ask, ModelName, TextOrTexts, User
 from rootstock_wire.openai import ChatBody, CompletionBody, Usage
 
 MAX_HEADS = 16
@@ -26,6 +26,7 @@ class ClassifyBody(Ask):
 
 class ClassifyRequest(ClassifyBody):
     models: Annotated[list[ModelName], Field(min_length=1, max_length=MAX_HEADS)]
+    adapters: Adapters | None = None
 
 
 class HeadResult(Answer):

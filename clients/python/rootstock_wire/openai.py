@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from rootstock_wire.fields import Answer, Ask, ModelName, Prompt, Text, User, only
+from rootstock_wire.fields import Adapters, Answer, Ask, ModelName, Prompt, Text, User, only
 from rootstock_wire.structured import (
     MAX_TOOLS,
     CalledTool,
@@ -98,6 +98,7 @@ class CompletionBody(GenerationBody):
 
 class CompletionRequest(CompletionBody):
     model: ModelName
+    adapters: Adapters | None = None
 
 
 class ContentPart(Ask):
@@ -162,10 +163,12 @@ class ChatBody(GenerationBody):
 
 class ChatRequest(ChatBody):
     model: ModelName
+    adapters: Adapters | None = None
 
 
 class EmbeddingRequest(Ask):
     model: ModelName
+    adapters: Adapters | None = None
     input: Prompt
     encoding_format: Literal["float", "base64"] = "float"
     user: User | None = None

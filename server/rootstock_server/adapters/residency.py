@@ -65,10 +65,10 @@ class Residency:
         """Whether `digest` is resident and may be leased."""
         return digest in self._resident and digest not in self._leaving
 
-    def combinable(self, digest: str) -> bool:
-        """False where `digest` is known to bear no other version on the same rows."""
+    def known(self, digest: str) -> Prepared | None:
+        """What `digest` does, except for low-rank updates; None while it is not resident."""
         version = self._resident.get(digest)
-        return version is None or version.prepared.combinable
+        return version.prepared if version else None
 
     def lease(self, digest: str) -> ResidentVersion:
         """Pin a resident version: it stays where it is until the lease is released."""

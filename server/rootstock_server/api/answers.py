@@ -44,7 +44,7 @@ class Envelope:
         self.id = f"{prefix}-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.model = begun.target.model
-        self.digest = begun.target.digest
+        self.digest = begun.target.made_by
 
     def prompt_ids(self, answer: int, answers_per_prompt: int) -> list[int]:
         return self.begun.prompt_ids[answer // answers_per_prompt]

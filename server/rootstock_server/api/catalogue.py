@@ -12,7 +12,7 @@ from rootstock_registry import KeyOwner, Version
 from rootstock_wire.openai import ModelCard, ModelList
 
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.prepare import Target
+from rootstock_server.api.target import Target
 
 STARTED = int(time.time())
 

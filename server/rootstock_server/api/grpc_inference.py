@@ -19,12 +19,15 @@ from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 from rootstock_registry import KeyOwner
 from rootstock_wire.native import ClassifyRequest
+from rootstock_wire.openai import ChatRequest, CompletionRequest
 from rootstock_wire.v1 import inference_pb2 as pb
 
 from rootstock_server.api import grpc_messages as messages
+from rootstock_server.api import verdict
+from rootstock_server.api.combine import heads_of, target_of
 from rootstock_server.api.handle import Begun, Handle
-from rootstock_server.api.prepare import Target
 from rootstock_server.api.refusals import explain, log_fault
+from rootstock_server.api.target import Target
 from rootstock_server.errors import AdapterMismatch, BadRequest, RootstockError, ServerFault
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
@@ -61,12 +64,12 @@ class Inference:
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> None:
         body = messages.generation(request)
-        if request.HasField("task"):
-            target = await self._handle.route(caller.get(), request.task, body.user)
+        if isinstance(body, CompletionRequest | ChatRequest):
+            target = await target_of(self._handle, caller.get(), body)
         else:
-            target = await self._handle.resolve(caller.get(), request.model)
+            target = await self._handle.route(caller.get(), request.task, body.user)
         answer_id = f"gen-{uuid.uuid4().hex}"
-        head = pb.GenerateResponse(id=answer_id, model=target.model, digest=target.digest)
+        head = pb.GenerateResponse(id=answer_id, model=target.model, digest=target.made_by)
         prompt_tokens = completion_tokens = 0
         # Written here, not yielded: a cancelled call then closes the row in the same breath.
         answer = self._handle.generate(caller.get(), target, body)
@@ -85,8 +88,7 @@ class Inference:
     ) -> pb.ClassifyResponse:
         body = messages.classification(request)
         if isinstance(body, ClassifyRequest):
-            resolve = self._handle.resolve
-            targets = [await resolve(caller.get(), model, "models") for model in body.models]
+            targets = await heads_of(self._handle, caller.get(), body)
         else:
             targets = [await self._handle.route(caller.get(), request.task, body.user)]
         if per_token := [target.model for target in targets if target.labels_tokens]:
@@ -102,13 +104,13 @@ class Inference:
         self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext
     ) -> pb.EmbedResponse:
         body = messages.embedding(request)
-        target = await self._handle.resolve(caller.get(), body.model)
+        target = await target_of(self._handle, caller.get(), body)
         answer = await self._handle.embed(caller.get(), target, body)
         await _name_digests(context, target)
         vectors = enumerate(answer.vectors)
         return pb.EmbedResponse(
             model=target.model,
-            digest=target.digest,
+            digest=target.made_by,
             data=[pb.Embedding(index=index, values=vector) for index, vector in vectors],
             usage=messages.usage(answer.prompt_tokens),
         )
@@ -157,8 +159,7 @@ class Inference:
 
 
 async def _name_digests(context: grpc.aio.ServicerContext, *targets: Target) -> None:
-    digests = ",".join(dict.fromkeys(target.digest for target in targets))
-    await context.send_initial_metadata([("x-rootstock-adapter", digests)])
+    await context.send_initial_metadata([("x-rootstock-adapter", verdict.made_by(targets))])
 
 
 async def abort(context: grpc.aio.ServicerContext, error: RootstockError) -> None:

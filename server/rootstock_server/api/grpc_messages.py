@@ -51,6 +51,7 @@ def generation(request: pb.GenerateRequest) -> CompletionBody | ChatBody:
         fields["logit_bias"] = {str(token): bias for token, bias in request.logit_bias.items()}
     if request.HasField("structured_outputs"):
         fields["structured_outputs"] = _form(request.structured_outputs)
+    fields |= _adapters(request)
     by_task = request.HasField("task")
     if not by_task:
         fields |= _given(request, ["model"])
@@ -76,7 +77,7 @@ def _form(wanted: pb.StructuredOutputs) -> dict[str, Any]:
 
 def classification(request: pb.ClassifyRequest) -> ClassifyBody:
     """A ClassifyRequest with its models, or the body of a task."""
-    fields: dict[str, Any] = {"input": list(request.input), **_given(request, ["user"])}
+    fields = {"input": list(request.input), **_given(request, ["user"]), **_adapters(request)}
     if request.models or not request.HasField("task"):
         fields["models"] = list(request.models)
     return (ClassifyBody if request.HasField("task") else ClassifyRequest).model_validate(fields)
@@ -84,11 +85,17 @@ def classification(request: pb.ClassifyRequest) -> ClassifyBody:
 
 def embedding(request: pb.EmbedRequest) -> EmbeddingRequest:
     fields = {"model": request.model, "input": list(request.input), **_given(request, ["user"])}
+    fields |= _adapters(request)
     return EmbeddingRequest.model_validate(fields)
 
 
 def _given(request: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(request, name) for name in names if request.HasField(name)}
+
+
+def _adapters(request: Any) -> dict[str, Any]:
+    uses = [{"model": use.model, **_given(use, ["scale"])} for use in request.adapters]
+    return {"adapters": uses} if uses else {}
 
 
 def generated(head: pb.GenerateResponse, delta: Delta, usage: pb.Usage) -> pb.GenerateResponse:

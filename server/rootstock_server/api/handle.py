@@ -19,8 +19,8 @@ from rootstock_wire.native import Classification, ClassifiedText, ClassifyBody
 from rootstock_wire.openai import ChatBody, CompletionBody, EmbeddingRequest, Usage
 
 from rootstock_server.api import prepare, verdict
-from rootstock_server.api.prepare import ServedBase, Target
 from rootstock_server.api.stream import Delta, Merge, deltas
+from rootstock_server.api.target import ServedBase, Target
 from rootstock_server.config import Limits
 from rootstock_server.engine.request import Encode, Encoded
 from rootstock_server.errors import (
@@ -73,7 +73,7 @@ class Handle:
         self.draining = False
         self._auth = Authenticator(registry, no_auth=no_auth)
         self._quota = Quota(limits.max_in_flight_per_tenant)
-        self._max_rows = limits.max_rows_per_request
+        self.limits = limits
         self._streams: set[Merge] = set()
 
     @property
@@ -159,10 +159,10 @@ class Handle:
             raise BadRequest("stream_options: needs `stream` to be true", param="stream_options")
         with self._admit(caller, [target]):
             ids = await asyncio.to_thread(prepare.prompts, target, body)
-            if len(ids) * (body.n or 1) > self._max_rows:
+            if len(ids) * (body.n or 1) > self.limits.max_rows_per_request:
                 raise BadRequest(
                     f"n: {len(ids)} prompts with n={body.n or 1} make more than "
-                    f"{self._max_rows} answers; ask in several requests",
+                    f"{self.limits.max_rows_per_request} answers; ask in several requests",
                     param="n",
                 )
             rows = prepare.rows(target, body, ids)
@@ -192,7 +192,8 @@ class Handle:
     @contextmanager
     def _admit(self, caller: KeyOwner, targets: Sequence[Target]) -> Iterator[None]:
         """Count the request against its tenant. Raises OverQuota, Overloaded."""
-        digests = {target.digest for target in targets if target.version}
+        versions = [target for target in targets if target.version or target.beside]
+        digests = {digest for target in versions for digest in target.digests}
         if self.draining:
             raise Overloaded("the server is stopping; try again in a moment")
         with self._quota.admit(caller.tenant), self.telemetry.in_flight(digests):
@@ -220,31 +221,35 @@ class Handle:
         Raises AdapterMismatch where a target has no head, or where bases differ.
         """
         verdict.check_heads(targets)
-        by_pass: dict[str | None, list[Target]] = {}
-        for target in targets:
-            by_pass.setdefault(target.weights, []).append(target)
+        groups = verdict.by_pass(targets)
         with self._admit(caller, targets):
-            ids = await asyncio.to_thread(prepare.encode, targets[0], body.texts, "input")
+            asked = [
+                await asyncio.to_thread(prepare.encode, group[0], body.texts, "input")
+                for group in groups
+            ]
+            requests = [
+                verdict.head_pass(group, ids)
+                for texts in zip(*asked, strict=True)
+                for group, ids in zip(groups, texts, strict=True)
+            ]
             pieces = await asyncio.to_thread(verdict.pieces_of, targets, body.texts)
-            groups = list(by_pass.values())
-            requests = [verdict.head_pass(group, one) for one in ids for group in groups]
             passes = await self._encode_all(targets[0].base, requests)
         data = []
-        for index in range(len(ids)):
+        for index in range(len(body.texts)):
             mine = passes[index * len(groups) : (index + 1) * len(groups)]
             answers = {head.version: head for one in mine for head in one.heads}
             results = [verdict.verdict(t, answers[t.digest], pieces[index]) for t in targets]
             data.append(ClassifiedText(index=index, results=results))
-        read = sum(map(len, ids))
+        read = sum(map(len, asked[0]))
         return Classification(
             data=data,
-            system_fingerprint=",".join(dict.fromkeys(target.digest for target in targets)),
+            system_fingerprint=verdict.made_by(targets),
             usage=Usage(prompt_tokens=read, total_tokens=read),
         )
 
     async def _encode_all(self, base: ServedBase, requests: Sequence[Encode]) -> list[Encoded]:
         """All passes, a bounded number at once. Cancelled, or with one failed, all are."""
-        turn = asyncio.Semaphore(self._max_rows)
+        turn = asyncio.Semaphore(self.limits.max_rows_per_request)
 
         async def one(request: Encode) -> Encoded:
             async with turn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from rootstock_wire.native import Classification, ClassifyBody, ClassifyRequest, TaskBody
 
+from rootstock_server.api.combine import heads_of
 from rootstock_server.api.handle import Handle
 from rootstock_server.api.openai import answer, caller_of, generate
 
@@ -18,8 +19,7 @@ def routes(handle: Handle) -> APIRouter:
     @router.post("/classify", response_model=Classification)
     async def classify(body: ClassifyRequest, request: Request) -> Response:
         caller = caller_of(request)
-        targets = [await handle.resolve(caller, model, "models") for model in body.models]
-        return answer(await handle.classify(caller, targets, body))
+        return answer(await handle.classify(caller, await heads_of(handle, caller, body), body))
 
     @router.post("/tasks/{task}", response_model=None)
     async def ask_task(task: str, body: TaskBody, request: Request) -> Response:

@@ -33,10 +33,11 @@ from rootstock_wire.openai import (
 from starlette.types import Send
 
 from rootstock_server.api import answers, catalogue
+from rootstock_server.api.combine import target_of
 from rootstock_server.api.handle import Begun, Embedded, Handle
-from rootstock_server.api.prepare import Target
 from rootstock_server.api.refusals import sse, sse_error
 from rootstock_server.api.stream import Delta
+from rootstock_server.api.target import Target
 from rootstock_server.errors import RootstockError, ServerFault
 
 DIGEST_HEADER = "x-rootstock-adapter"
@@ -56,17 +57,17 @@ def routes(handle: Handle) -> APIRouter:
     @router.post("/completions", response_model=Completion)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         caller = caller_of(request)
-        return await generate(handle, caller, await handle.resolve(caller, body.model), body)
+        return await generate(handle, caller, await target_of(handle, caller, body), body)
 
     @router.post("/chat/completions", response_model=ChatCompletion)
     async def chat(body: ChatRequest, request: Request) -> Response:
         caller = caller_of(request)
-        return await generate(handle, caller, await handle.resolve(caller, body.model), body)
+        return await generate(handle, caller, await target_of(handle, caller, body), body)
 
     @router.post("/embeddings", response_model=Embeddings)
     async def embed(body: EmbeddingRequest, request: Request) -> Response:
         caller = caller_of(request)
-        embedded = await handle.embed(caller, await handle.resolve(caller, body.model), body)
+        embedded = await handle.embed(caller, await target_of(handle, caller, body), body)
         as_text = body.encoding_format == "base64"
         return answer(await asyncio.to_thread(_embeddings, embedded, as_text))
 
@@ -105,7 +106,7 @@ async def generate(
         chunks = answers.completion_chunks(begun, body, _deltas(events))
     else:
         chunks = answers.chat_chunks(begun, body, _deltas(events))
-    return EventStream(chunks, events, target.digest)
+    return EventStream(chunks, events, target.made_by)
 
 
 async def _begin(events: AsyncIterator[Begun | Delta]) -> Begun:
@@ -158,7 +159,7 @@ def _embeddings(embedded: Embedded, as_text: bool) -> Embeddings:
     return Embeddings(
         data=data,
         model=embedded.target.model,
-        system_fingerprint=embedded.target.digest,
+        system_fingerprint=embedded.target.made_by,
         usage=Usage(prompt_tokens=embedded.prompt_tokens, total_tokens=embedded.prompt_tokens),
     )
 

@@ -10,80 +10,22 @@ import contextlib
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rootstock_adapters.base_card import BaseCard
-from rootstock_registry import Version
 from rootstock_wire.fields import as_list
 from rootstock_wire.openai import ChatBody, ChatMessage, CompletionBody
 from rootstock_wire.structured import ToolCall
 
 from rootstock_server.api import structure, text2text, tools
 from rootstock_server.api.stream import Row
-from rootstock_server.base.tokenizer import ChatTemplateError, Tokenizer
-from rootstock_server.engine.client import EngineClient
-from rootstock_server.engine.request import Adapter, Generate, Grammar, Sampling
+from rootstock_server.api.target import Target
+from rootstock_server.base.tokenizer import ChatTemplateError
+from rootstock_server.engine.request import Generate, Grammar, Sampling
 from rootstock_server.errors import AdapterMismatch, BadRequest
 
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
 LARGEST_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class ServedBase:
-    """A base as the front end uses it."""
-
-    engine: EngineClient
-    tokenizer: Tokenizer
-
-    @property
-    def card(self) -> BaseCard:
-        return self.engine.card
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a model reference means for one request, decided once when the request begins.
-
-    Without a version it is the base alone.
-    """
-
-    model: str
-    base: ServedBase
-    version: Version | None = None
-
-    @property
-    def digest(self) -> str:
-        """What the answer names: the version's digest, or the base's fingerprint."""
-        return self.version.digest if self.version else self.base.card.fingerprint
-
-    @property
-    def weights(self) -> str | None:
-        """The digest of the version that changes the pass; None for the base's own pass."""
-        return self.version.digest if self.version and self._kinds - {"head"} else None
-
-    @property
-    def adapters(self) -> list[Adapter]:
-        return [Adapter(self.weights)] if self.weights else []
-
-    @property
-    def has_head(self) -> bool:
-        return "head" in self._kinds
-
-    @property
-    def labels_tokens(self) -> bool:
-        """Whether its head gives every token a label of its own."""
-        parts = self.version.manifest.parts if self.version else ()
-        return any(part.kind == "head" and part.config["pooling"] == "none" for part in parts)
-
-    @property
-    def head_only(self) -> bool:
-        return self._kinds == {"head"}
-
-    @property
-    def _kinds(self) -> set[str]:
-        return {part.kind for part in self.version.manifest.parts} if self.version else set()
 
 
 def prompts(target: Target, body: CompletionBody | ChatBody) -> list[list[int]]:
@@ -108,6 +50,8 @@ def prompts(target: Target, body: CompletionBody | ChatBody) -> list[list[int]]:
         return encode(target, as_list(body.prompt), "prompt")
     try:
         messages = [_message(message) for message in body.messages]
+        if target.prompt:
+            messages = target.prompt.messages(messages)
         functions = [f.model_dump(exclude_none=True) for f in tools.offered(body)]
         known = [{"type": "function", "function": each} for each in functions]
         return [target.base.tokenizer.chat(messages, known)]
@@ -143,21 +87,32 @@ def encode(target: Target, inputs: Sequence[str | list[int]], param: str) -> lis
     card = target.base.card
     encoded = []
     for one in inputs:
-        ids = target.base.tokenizer.encode(one) if isinstance(one, str) else one
+        ids = _ids(target, one, param)
         if not ids:
             raise BadRequest(f"{param}: is empty, there is nothing to read", param=param)
         if not isinstance(one, str) and max(ids) >= card.vocab_size:
             raise BadRequest(
                 f"{param}: token ids of {card.name} are below {card.vocab_size}", param=param
             )
-        if len(ids) > card.context_length:
+        if len(ids) > target.room:
             raise BadRequest(
-                f"{param}: has {len(ids)} tokens; {card.name} reads at most "
-                f"{card.context_length}. Shorten it",
+                f"{param}: has {len(ids)} tokens; {target.model} reads at most "
+                f"{target.room}. Shorten it",
                 param=param,
             )
         encoded.append(ids)
     return encoded
+
+
+def _ids(target: Target, one: str | list[int], param: str) -> list[int]:
+    if isinstance(one, str):
+        return target.base.tokenizer.encode(target.prompt.text(one) if target.prompt else one)
+    if target.prompt:
+        raise BadRequest(
+            f"{param}: {target.model} puts words around a text, which token ids are not; send text",
+            param=param,
+        )
+    return one
 
 
 def rows(target: Target, body: CompletionBody | ChatBody, ids: list[list[int]]) -> list[Row]:
@@ -180,20 +135,20 @@ def rows(target: Target, body: CompletionBody | ChatBody, ids: list[list[int]]) 
             prompt_ids=prompt_ids,
             source=source,
             adapters=target.adapters,
-            sampling=_sampling(target.base.card, body, prompt_ids[source:], index, grammar),
+            sampling=_sampling(target, body, prompt_ids[source:], index, grammar),
         )
         made.append(Row(index, command, body.stops))
     return made
 
 
 def _sampling(
-    card: BaseCard,
+    target: Target,
     body: CompletionBody | ChatBody,
     prompt_ids: list[int],
     index: int,
     grammar: Grammar | None,
 ) -> Sampling:
-    max_tokens = _max_tokens(card, body, len(prompt_ids))
+    max_tokens = _max_tokens(target, body, len(prompt_ids))
     if body.min_tokens > max_tokens:
         raise BadRequest(
             f"min_tokens: is {body.min_tokens}, more than max_tokens ({max_tokens})",
@@ -209,7 +164,7 @@ def _sampling(
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         repetition_penalty=body.repetition_penalty or 1.0,
-        logit_bias=_logit_bias(card, body),
+        logit_bias=_logit_bias(target.base.card, body),
         seed=None if body.seed is None else (body.seed + index) & LARGEST_SEED,
         ignore_eos=body.ignore_eos,
         grammar=grammar,
@@ -226,24 +181,24 @@ def _logit_bias(card: BaseCard, body: CompletionBody | ChatBody) -> dict[int, fl
     return bias
 
 
-def _max_tokens(card: BaseCard, body: CompletionBody | ChatBody, prompt_tokens: int) -> int:
+def _max_tokens(target: Target, body: CompletionBody | ChatBody, prompt_tokens: int) -> int:
     field, wanted = "max_tokens", body.max_tokens
     if isinstance(body, ChatBody) and body.max_completion_tokens is not None:
         field, wanted = "max_completion_tokens", body.max_completion_tokens
-    room = card.context_length - prompt_tokens
+    room = target.room - prompt_tokens
     if room < 1:
         field = "prompt" if isinstance(body, CompletionBody) else "messages"
         raise BadRequest(
             f"{field}: has {prompt_tokens} tokens, which leaves no room for an answer in the "
-            f"{card.context_length} tokens of {card.name}. Shorten it",
+            f"{target.room} tokens of {target.model}. Shorten it",
             param=field,
         )
     if wanted is None:
         return room if isinstance(body, ChatBody) else min(COMPLETION_TOKENS, room)
     if wanted > room:
         raise BadRequest(
-            f"{field}: is {wanted}, but after a prompt of {prompt_tokens} tokens {card.name} has "
-            f"room for {room}. Lower it, or shorten the prompt",
+            f"{field}: is {wanted}, but after a prompt of {prompt_tokens} tokens {target.model} "
+            f"has room for {room}. Lower it, or shorten the prompt",
             param=field,
         )
     return wanted

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rootstock_wire.native import HeadResult, LabelledToken, TokensResult
 
-from rootstock_server.api.prepare import Target
+from rootstock_server.api.target import Target
 from rootstock_server.base.tokenizer import Piece
 from rootstock_server.engine.request import Encode, HeadAnswer
 from rootstock_server.errors import AdapterMismatch, ServerFault
@@ -25,6 +25,19 @@ def head_pass(group: Sequence[Target], ids: list[int]) -> Encode:
     return Encode(id=uuid.uuid4().hex, prompt_ids=ids, adapters=group[0].adapters, heads=heads)
 
 
+def by_pass(targets: Sequence[Target]) -> list[list[Target]]:
+    """`targets` in groups whose heads read one and the same pass over one and the same text."""
+    groups: dict[object, list[Target]] = {}
+    for target in targets:
+        groups.setdefault((tuple(target.adapters), target.prompt), []).append(target)
+    return list(groups.values())
+
+
+def made_by(targets: Sequence[Target]) -> str:
+    """Every version that has a part in the answer, once."""
+    return ",".join(dict.fromkeys(digest for target in targets for digest in target.digests))
+
+
 def check_heads(targets: Sequence[Target]) -> None:
     """Raises AdapterMismatch where a target has no head, or where bases differ."""
     for target in targets:
@@ -32,6 +45,12 @@ def check_heads(targets: Sequence[Target]) -> None:
             raise AdapterMismatch(
                 f"models: {target.model} has no head to classify with; "
                 "train one with --method head",
+                param="models",
+            )
+        if target.labels_tokens and target.prompt:
+            raise AdapterMismatch(
+                f"models: {target.model} labels the tokens of a text, and a prompt would put "
+                "others around them; leave the prompt out",
                 param="models",
             )
     names = {target.model: target.base.card.name for target in targets}

@@ -100,6 +100,12 @@ class Base:
             logits = self.output.run(hidden)[0].float()
         return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
 
+    @cached_property
+    def embedding(self) -> str:
+        """Module path of the input embedding, where virtual tokens take their places."""
+        module = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        return next(path for path, each in self.backbone.named_modules() if each is module)
+
     def place(self, path: str) -> Place:
         """Where changes of the module `path` attach. Raises AdapterMismatch where there is none."""
         if path in self._linears:

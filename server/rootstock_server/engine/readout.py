@@ -51,7 +51,8 @@ def read_out(base: Base, runner: Runner, hidden: Tensor, batch: Batch) -> list[O
 def _encoded(base: Base, request: Request) -> Encoded | Fault:
     command = request.command
     assert not isinstance(command, Generate)
-    hidden = torch.cat(request.hidden)[None]  # [1, L, D]
+    # Heads read the request's own tokens, as they would without virtual ones before them.
+    hidden = torch.cat(request.hidden)[None, -len(command.prompt_ids) :]  # [1, L, D]
     mask = torch.ones(hidden.shape[:2], dtype=torch.long)
     if not torch.isfinite(hidden).all():
         return Fault("ServerFault", "numerical_error: hidden states are not finite")

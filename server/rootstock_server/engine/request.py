@@ -14,6 +14,7 @@ import msgspec
 
 if TYPE_CHECKING:  # the front end reads these nouns without torch
     import torch
+    from rootstock_adapters.op import Virtual
 
     from rootstock_server.adapters.residency import Applied, ResidentVersion
     from rootstock_server.backends.memory import Memory
@@ -173,8 +174,10 @@ class Request:
     """A command on its way through the engine. Only the engine's thread touches it."""
 
     command: Generate | Encode
-    tokens: list[int]  # the prompt, then what was generated
+    # Placeholders for its virtual tokens, the prompt, then what was generated.
+    tokens: list[int]
     computed: int = 0  # how many of them the base has seen
+    virtual_tokens: int = 0  # how many of them have no ids; known once admitted
     blocks: tuple[int, ...] = ()  # its share of the KV cache
     keyed: int = 0  # how many of them the cache knows by their key
     leases: dict[str, ResidentVersion] = field(default_factory=dict)  # by digest, once admitted
@@ -227,7 +230,29 @@ class Request:
 
     @property
     def generated(self) -> int:
-        return len(self.tokens) - len(self.command.prompt_ids)
+        return len(self.tokens) - self.virtual_tokens - len(self.command.prompt_ids)
+
+    @property
+    def own_tokens(self) -> list[int]:
+        """The prompt and what was generated: `tokens` without placeholders."""
+        return self.tokens[self.virtual_tokens :] if self.virtual_tokens else self.tokens
+
+    @cached_property
+    def virtual(self) -> Virtual | None:
+        """What stands before the prompt; once admitted."""
+        resident = (version.prepared.virtual for version, _ in self.applied)
+        return next((virtual for virtual in resident if virtual), None)
+
+    def make_room(self, virtual_tokens: int) -> None:
+        """Let that many placeholders stand before the prompt: virtual tokens take positions."""
+        if not self.virtual_tokens:
+            self.tokens[:0] = [0] * virtual_tokens
+            self.virtual_tokens = virtual_tokens
+
+    def skip_ahead(self) -> None:
+        """What is put into the cache as keys and values needs no computing. Once admitted."""
+        if self.virtual is not None and self.virtual.keys_values is not None:
+            self.computed = max(self.computed, self.virtual_tokens)
 
     @property
     def decoding(self) -> bool:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rootstock_server.adapters.attach import attach, changes
 from rootstock_server.adapters.slots import Slots
+from rootstock_server.adapters.virtual import embedded, write_ahead
 from rootstock_server.backends.kv_cache import KvCache
-from rootstock_server.backends.step import Row, Step, pack
+from rootstock_server.backends.step import Placed, Row, Step, pack
 from rootstock_server.base.load import Base
 from rootstock_server.engine import seq2seq
 
@@ -42,6 +43,10 @@ class Runner:
             rows.append(Row(start, stop, request.position + share.tokens, request.blocks))
             start = stop
         applied = [share.request.applied for share in batch.shares]
+        changed = changes(rows, applied)
+        if placed := self._virtual(batch, rows):
+            path = self._base.embedding
+            changed[path] = (*changed.get(path, ()), *placed)
         step = Step(
             ids,
             positions,
@@ -49,11 +54,24 @@ class Runner:
             decode_rows=batch.decode_rows,
             cache=self._cache,
             attachments=attach(self._slots, rows, applied),
-            changes=changes(rows, applied),
+            changes=changed,
             memories=seq2seq.memories(batch),
             encodes=batch.shares[0].request.reading,
         )
         return self._base.forward(step)
+
+    def _virtual(self, batch: Batch, rows: Sequence[Row]) -> list[Placed]:
+        """The embeddings of this step's virtual tokens; keys and values go to the cache at once."""
+        placed = []
+        for share, row in zip(batch.shares, rows, strict=True):
+            virtual, computed = share.request.virtual, share.request.computed
+            if virtual is None or computed > virtual.tokens:
+                continue
+            if self._cache is not None and computed == virtual.tokens:
+                write_ahead(virtual, self._cache, row.blocks)
+            if (one := embedded(virtual, computed, row)) is not None:
+                placed.append(one)
+        return placed
 
     def logits(self, hidden: Tensor, requests: Sequence[Request]) -> Tensor:
         """Next-token logits [S, vocabulary] fp32; row i of `hidden` [S, D] is `requests[i]`'s."""

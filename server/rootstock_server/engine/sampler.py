@@ -77,7 +77,7 @@ def _allowed(
         if request.penalties is None:
             assert isinstance(request.command, Generate)
             request.penalties = penalties.Penalties(request.command, len(logits))
-        allowed = request.penalties.applied(allowed, request.tokens)
+        allowed = request.penalties.applied(allowed, request.own_tokens)
     if request.matcher is not None:
         allowed = allowed.masked_fill(_forbidden(request.matcher, len(logits)), float("-inf"))
     if eos_ids and request.generated < sampling.min_tokens:

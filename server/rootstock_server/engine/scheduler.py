@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import torch
 from rootstock_adapters.base_card import BaseCard
+from rootstock_adapters.op import Prepared
 
 from rootstock_server.adapters.residency import Residency
 from rootstock_server.config import EngineLimits
+from rootstock_server.engine import together
 from rootstock_server.engine.fairness import GENERATED, READ, ServedTokens
 from rootstock_server.engine.grammar import Matcher
 from rootstock_server.engine.kv_blocks import KvBlocks
@@ -72,7 +74,7 @@ class Scheduler:
         request = Request(command, list(command.prompt_ids), matcher=matcher)
         if self._card.task == "text2text":
             request.source = _source_tokens(command)
-        self._check(request)
+        self._check(request, 0)
         if isinstance(command, Generate) and command.sampling.temperature > 0:
             seed = command.sampling.seed
             request.generator = torch.Generator()
@@ -144,12 +146,14 @@ class Scheduler:
                 events.append(fault)
         return events
 
-    def _check(self, request: Request) -> None:
-        ids, total = request.command.prompt_ids, request.most_tokens
+    def _check(self, request: Request, virtual: int) -> None:
+        """Raises BadRequest where the request can never fit behind `virtual` virtual tokens."""
+        ids, total = request.command.prompt_ids, virtual + request.most_tokens
         longest = max(request.source, total - request.source)
         if not ids or longest > self._card.context_length:
+            before = f"{virtual} virtual tokens of a soft prompt, " if virtual else ""
             raise BadRequest(
-                f"{len(ids)} prompt tokens and what is to be generated do not fit "
+                f"{before}{len(ids)} prompt tokens and what is to be generated do not fit "
                 f"the base's context of {self._card.context_length}"
             )
         if not 0 <= min(ids) <= max(ids) < self._card.vocab_size:
@@ -192,20 +196,28 @@ class Scheduler:
         return all(self._residency.available(digest) for digest in request.versions)
 
     def _misfit(self, request: Request) -> RootstockError | None:
-        adapters = request.command.adapters
-        if len(adapters) > 1 or any(adapter.scale != 1 for adapter in adapters):
-            for digest in request.versions:
-                if not self._residency.combinable(digest):
-                    return BadRequest(
-                        f"version {digest} rescales what others do: use it alone, at scale 1",
-                        param="adapters",
-                    )
+        """Why this request can never run, as soon as all that acts on it is known."""
+        adapters, acting = request.command.adapters, self._acting(request)
+        if not adapters or len(acting) < len(adapters):
+            return None
+        try:
+            together.check(adapters, acting)
+            self._check(request, _virtual_tokens(acting))
+        except BadRequest as error:
+            return error
         return None
 
+    def _acting(self, request: Request) -> list[Prepared]:
+        """What is known of the versions that act on the request's rows."""
+        known = [self._residency.known(each.version) for each in request.command.adapters]
+        return [prepared for prepared in known if prepared is not None]
+
     def _admit(self, request: Request) -> bool:
+        request.make_room(_virtual_tokens(self._acting(request)))
         if self._cache is not None and not self._cache.admit(request, spare=len(self.running)):
             return False
         request.leases = {digest: self._residency.lease(digest) for digest in request.versions}
+        request.skip_ahead()
         self._waiting.remove(request)
         self.running.append(request)
         self._served.charge(request.owner, READ * request.pending)
@@ -265,6 +277,10 @@ def _source_tokens(command: Generate | Encode) -> int:
     if not 0 < command.source < len(command.prompt_ids):
         raise BadRequest("an encoder-decoder needs a source and what its decoder begins with")
     return command.source
+
+
+def _virtual_tokens(prepared: Sequence[Prepared]) -> int:
+    return sum(each.virtual.tokens for each in prepared if each.virtual)
 
 
 def _by_slot(share: Share) -> tuple[int, int, list[str]]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from rootstock_server.api.prepare import ServedBase
+from rootstock_server.api.target import ServedBase
 from rootstock_server.base.tokenizer import Tokenizer
 
 EOS, EN, FR, NLLB, START = 250, 251, 252, 253, 249

@@ -1,0 +1,1 @@
+"""Prompts: an instruction around what is asked, with examples; no weights."""
