@@ -58,7 +58,8 @@ def comparisons(measured: Measured, judged: Judged, shape: Shape) -> list[Compar
     ours, *others = measured.runs
     found = []
     for other in others:
-        target = judged.target if judged.against is None or other in judged.against else None
+        about = judged.against is None or other in judged.against
+        target = judged.target if about and judged.target.asks else None
         ratio = Spread.of(paired(measured, judged, other, shape))
         theirs = Spread.of(values(measured, other, judged.metric))
         found.append(Comparison(other, ratio, target, theirs, True))

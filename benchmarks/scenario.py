@@ -41,6 +41,10 @@ class Target:
     at_most: float | None = None
     aim: float | None = None
 
+    @property
+    def asks(self) -> bool:
+        return self != Target()
+
     def met_by(self, value: float) -> bool:
         low = -float("inf") if self.at_least is None else self.at_least
         high = float("inf") if self.at_most is None else self.at_most

@@ -16,13 +16,15 @@ from benchmarks.scenarios import (
     http,
     int8,
     many,
+    serving,
 )
 
 SCENARIOS: dict[str, Scenario] = {
     room.SCENARIO.name: room.SCENARIO
     for room in (
-        all_different, base, enabled, decode_step, alone, int8, cold, many, heads, embeddings, http,
+        serving, all_different, base, enabled, decode_step, alone, int8, cold, many, heads,
+        embeddings, http,
     )
 }  # fmt: skip
-# The default set: without what makes a thousand adapters.
-SHORT = tuple(name for name in SCENARIOS if name != "many")
+# The default set: without what makes a thousand adapters, and without what `serving` shows, too.
+SHORT = tuple(name for name in SCENARIOS if name not in ("many", "all-different", "base", "alone"))
