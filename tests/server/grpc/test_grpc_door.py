@@ -366,3 +366,25 @@ async def test_calls_are_counted_like_http_requests(house: Any, client: GrpcClie
     for status in ("200", "404"):
         labels = f'route="/rootstock.v1.Inference/Embed",status="{status}"'
         assert f"rootstock_requests_total{{{labels}}}" in counted
+
+
+async def test_combined_versions_answer_as_over_http(house: Any, client: GrpcClient) -> None:
+    """A real engine: a version at scale 0 is the base, at scale 1 itself; all are named."""
+    digest = house.versions["triage"].digest
+
+    async def said(**asked: object) -> tuple[str, str]:
+        pieces = [p async for p in client.generate("hello", max_tokens=6, temperature=0, **asked)]
+        return "".join(piece.text for piece in pieces), pieces[0].digest
+
+    alone, base = await said(model="triage"), await said(model="decoder")
+    whole = await said(model="decoder", adapters=[{"model": "triage"}])
+    none = await said(model="decoder", adapters=[{"model": "triage", "scale": 0.0}])
+    assert whole == alone == (alone[0], digest)
+    assert none == (base[0], digest)
+    assert alone[0] != base[0]
+    with pytest.raises(ApiError, match="names the base") as refused:
+        await said(model="triage", adapters=[{"model": "triage"}])
+    assert (refused.value.status, refused.value.param) == (400, "model")
+    with pytest.raises(ApiError) as unknown:
+        await said(model="decoder", adapters=[{"model": "triage"}, {"model": "nobody"}])
+    assert (unknown.value.status, unknown.value.param) == (404, "adapters[1].model")
