@@ -60,6 +60,7 @@ LIMITS_MEAN = {
     "max_in_flight_per_tenant": "requests of one tenant at a time; one more is a 429",
     "max_rows_per_request": "answers of one request (prompts times `n`), and passes at a time",
     "max_adapters_per_request": "versions that a request may combine in `adapters`; more is a 400",
+    "request_timeout_s": "how long a request may take in an engine, its queue included; then 504",
     "drain_s": "how long running answers may take to finish after SIGTERM",
 }
 ERRORS_MEAN = {

@@ -67,6 +67,7 @@ class Limits(Section):
     max_in_flight_per_tenant: Count = 64
     max_rows_per_request: Count = 64
     max_adapters_per_request: Count = 4
+    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     drain_s: Annotated[float, Field(ge=0)] = 30.0
 
 

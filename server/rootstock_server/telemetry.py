@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from rootstock_server.engine.request import Heartbeat
@@ -79,11 +79,13 @@ class _EngineGauges(Collector):
         self._heartbeats, self._in_flight = heartbeats, in_flight
         self._max_adapters = max_adapters
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         beats = {name: beat for name, beat in self._heartbeats().items() if beat is not None}
         yield _by_base("vllm:num_requests_running", "Requests in the batch", beats, _running)
         yield _by_base("vllm:num_requests_waiting", "Requests in the queue", beats, _waiting)
         yield _by_base("vllm:kv_cache_usage_perc", "Used share of the KV cache", beats, _kv_share)
+        yield _counted("vllm:num_preemptions", "Requests put back for others", beats, _preempted)
+        yield _counted("vllm:prefix_cache_hits", "Prompt tokens found again", beats, _found)
         yield self._adapters(beats)
 
     def _adapters(self, beats: dict[str, Heartbeat]) -> GaugeMetricFamily:
@@ -106,6 +108,23 @@ def _by_base(
     for base, beat in beats.items():
         family.add_metric((base,), value(beat))
     return family
+
+
+def _counted(
+    name: str, text: str, beats: dict[str, Heartbeat], value: Callable[[Heartbeat], float]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=("model_name",))
+    for base, beat in beats.items():
+        family.add_metric((base,), value(beat))
+    return family
+
+
+def _preempted(beat: Heartbeat) -> float:
+    return beat.preemptions
+
+
+def _found(beat: Heartbeat) -> float:
+    return beat.prefix_hit_tokens
 
 
 def _running(beat: Heartbeat) -> float:

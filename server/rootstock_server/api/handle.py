@@ -7,11 +7,14 @@ Refuses to know HTTP and gRPC.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
+import msgspec
 from rootstock_registry import KeyOwner, Registry, Version
 from rootstock_registry.errors import InvalidName, NotFound
 from rootstock_wire.fields import as_list
@@ -22,7 +25,7 @@ from rootstock_server.api import prepare, verdict
 from rootstock_server.api.stream import Delta, Merge, deltas
 from rootstock_server.api.target import ServedBase, Target
 from rootstock_server.config import Limits
-from rootstock_server.engine.request import Encode, Encoded
+from rootstock_server.engine.request import Encode, Encoded, Generate
 from rootstock_server.errors import (
     AdapterMismatch,
     BadRequest,
@@ -34,6 +37,8 @@ from rootstock_server.telemetry import Telemetry
 from rootstock_server.tenancy.auth import Authenticator
 from rootstock_server.tenancy.quota import Quota
 from rootstock_server.tenancy.routing import candidates
+
+C = TypeVar("C", Generate, Encode)
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,8 @@ class Handle:
                 )
             rows = prepare.rows(target, body, ids)
             base = target.base
-            merge = Merge([deltas(base.engine, base.tokenizer, row) for row in rows])
+            theirs = [replace(row, request=self._theirs(caller, row.request)) for row in rows]
+            merge = Merge([deltas(base.engine, base.tokenizer, row) for row in theirs])
             self._streams.add(merge)
             try:
                 async with aclosing(self._begun_first(merge, Begun(target, ids))) as events:
@@ -209,7 +215,8 @@ class Handle:
             )
         with self._admit(caller, [target]):
             ids = await asyncio.to_thread(prepare.encode, target, as_list(body.input), "input")
-            passes = await self._encode_all(target.base, [_pass(target, one) for one in ids])
+            requests = [_pass(target, one) for one in ids]
+            passes = await self._encode_all(caller, target.base, requests)
         vectors = [answer.embedding or [] for answer in passes]
         return Embedded(target, vectors, sum(map(len, ids)))
 
@@ -233,7 +240,7 @@ class Handle:
                 for group, ids in zip(groups, texts, strict=True)
             ]
             pieces = await asyncio.to_thread(verdict.pieces_of, targets, body.texts)
-            passes = await self._encode_all(targets[0].base, requests)
+            passes = await self._encode_all(caller, targets[0].base, requests)
         data = []
         for index in range(len(body.texts)):
             mine = passes[index * len(groups) : (index + 1) * len(groups)]
@@ -247,13 +254,20 @@ class Handle:
             usage=Usage(prompt_tokens=read, total_tokens=read),
         )
 
-    async def _encode_all(self, base: ServedBase, requests: Sequence[Encode]) -> list[Encoded]:
+    def _theirs(self, caller: KeyOwner, command: C) -> C:
+        """`command` in its tenant's turn, and with the latest moment at which it is of use."""
+        deadline = time.time() + self.limits.request_timeout_s
+        return msgspec.structs.replace(command, owner=caller.tenant, deadline=deadline)
+
+    async def _encode_all(
+        self, caller: KeyOwner, base: ServedBase, requests: Sequence[Encode]
+    ) -> list[Encoded]:
         """All passes, a bounded number at once. Cancelled, or with one failed, all are."""
         turn = asyncio.Semaphore(self.limits.max_rows_per_request)
 
         async def one(request: Encode) -> Encoded:
             async with turn:
-                return await base.engine.encode(request)
+                return await base.engine.encode(self._theirs(caller, request))
 
         tasks = [asyncio.create_task(one(request)) for request in requests]
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import httpx
 from rootstock_server.engine.request import Adapter
-from rootstock_server.errors import CorruptAdapter, Overloaded
+from rootstock_server.errors import CorruptAdapter, DeadlineExceeded, Overloaded
 
 
 def events(response: httpx.Response) -> list[dict]:
@@ -226,3 +227,19 @@ async def test_stopping_ends_a_stream_with_an_error_event_not_with_silence(house
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "overloaded"
     refused = await house.post("/v1/completions", {"model": "toy", "prompt": "hi"})
     assert refused.status_code == 503
+
+
+async def test_a_request_takes_its_tenants_turn_until_its_deadline(house) -> None:
+    before = time.time()
+    await house.post("/v1/completions", {"model": "toy", "prompt": "hi"})
+    await house.post("/v1/embeddings", {"model": "reader", "input": "hi"})
+    for command in (house.decoder.generated[0], house.encoder.encoded[0]):
+        assert command.owner == "local"
+        assert before + 599 < command.deadline < time.time() + 601
+
+
+async def test_an_answer_that_comes_too_late_is_a_504(house) -> None:
+    house.decoder.refusal = DeadlineExceeded("the request's deadline is past")
+    response = await house.post("/v1/completions", {"model": "toy", "prompt": "hi"})
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "deadline_exceeded"
