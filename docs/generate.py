@@ -43,6 +43,7 @@ SETTINGS_MEAN = {
     "no fast bfloat16; `int8` keeps the linears in 8 bits and all else as `auto` does"
     " (CPUs only)",
     "no_auth": "everybody is the tenant `local`; only on a loopback address",
+    "pinned": "adapters to keep resident, as `name` or `name@alias`, of other tenants `tenant/name`",
     "no_sidecar": "start no training sidecar beside the server",
 }
 LIMITS_MEAN = {
@@ -139,7 +140,7 @@ def serve_options() -> str:
     _same_names("settings", fields, SETTINGS_MEAN)
     rows = []
     for name, field in fields.items():
-        flag = {"bases": "--base"}.get(name, f"--{name.replace('_', '-')}")
+        flag = {"bases": "--base", "pinned": "--pin"}.get(name, f"--{name.replace('_', '-')}")
         default = {"home": "`~/.rootstock`", "bases": "none"}.get(name, _default(field))
         rows.append((f"`{flag}`", f"`ROOTSTOCK_{name.upper()}`", default, SETTINGS_MEAN[name]))
     return _table(("flag", "variable", "default", "what it decides"), rows)

@@ -29,6 +29,10 @@ def serve(
         Literal["auto", "float32", "bfloat16", "int8"] | None,
         typer.Option(help="Arithmetic of the bases.", show_default="auto"),
     ] = None,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="An adapter to keep resident. Repeatable.", show_default=False),
+    ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Everybody here is tenant local; loopback only.")
     ] = False,
@@ -50,6 +54,7 @@ def serve(
             "port": port,
             "grpc_port": grpc_port,
             "dtype": dtype,
+            "pinned": pin or None,
             "no_auth": no_auth or None,
             "no_sidecar": no_sidecar or None,
         }

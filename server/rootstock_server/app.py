@@ -34,6 +34,7 @@ from rootstock_server.api.target import ServedBase
 from rootstock_server.base.tokenizer import Tokenizer
 from rootstock_server.config import Config
 from rootstock_server.engine.client import EngineClient
+from rootstock_server.pins import follow
 from rootstock_server.sidecar import Sidecar
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -103,6 +104,9 @@ async def _serve(config: Config, console: Console) -> None:
             sidecar = Sidecar(config.home)
             sidecar.start()
             stack.push_async_callback(sidecar.stop)
+        if config.pinned:
+            pins = asyncio.create_task(follow(config.pinned, registry, engines))
+            stack.callback(pins.cancel)
         stack.enter_context(_announced(config, listener, door, console))
         await stop.wait()
         await _drain(handle, door, config.limits.drain_s)

@@ -82,7 +82,13 @@ class Config(Section):
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     no_auth: bool = False
     no_sidecar: bool = False
+    pinned: tuple[str, ...] = ()
     limits: Limits = Limits()
+
+    @field_validator("pinned", mode="before")
+    @classmethod
+    def _parse_pinned(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
 
     @field_validator("bases", mode="before")
     @classmethod

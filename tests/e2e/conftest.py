@@ -124,6 +124,12 @@ def fill(home: Path, tiny: dict[str, Path]) -> Registry:
     return registry
 
 
+@pytest.fixture
+def filled(tiny: dict[str, Path]) -> Callable[[Path], Registry]:
+    """`filled(home)`: the registry that `fill` makes there."""
+    return lambda home: fill(home, tiny)
+
+
 @dataclass
 class Server:
     """A server process and what it wrote about itself."""

@@ -90,6 +90,23 @@ def test_it_says_where_it_is_asks_for_keys_and_leaves_nothing_behind(home, start
     assert "Traceback" not in log and secret not in log
 
 
+def test_what_is_pinned_is_resident_unasked_and_follows_its_alias(
+    home, filled, start_server
+) -> None:
+    registry = filled(home)
+    server = start_server(home, pinned=["mood@kept", "nobody"])
+
+    def resident() -> str:
+        return httpx.get(f"{server.url}/metrics").text.partition("vllm:lora_requests_info{")[2]
+
+    for name in ("kind", "mood"):
+        registry.promote("local", f"{name}:1", "kept")
+    digest = registry.resolve("local", "mood").digest.removeprefix("sha256:")[:12]
+    registry.close()
+    until(lambda: digest in resident())
+    assert server.log.read_text().count("a pinned name means nothing yet") == 2
+
+
 def test_nothing_a_caller_wrote_or_got_is_in_the_log(server) -> None:
     secret = "zebra-canary"
     key = {"authorization": "Bearer rsk_canary_key"}

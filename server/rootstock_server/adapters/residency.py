@@ -49,6 +49,7 @@ class Residency:
         self._slots, self._fetch, self._limit = slots, fetch, limit_bytes
         self._tier = tier or HostTier(0)
         self._resident: OrderedDict[str, ResidentVersion] = OrderedDict()
+        self._pinned: frozenset[str] = frozenset()
         self._leaving: set[str] = set()  # leased, but somebody waits for their room
         self._loading: dict[str, Future[Prepared]] = {}
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="adapter-load")
@@ -80,6 +81,10 @@ class Residency:
     def release(self, digest: str) -> None:
         self._resident[digest].leases -= 1
 
+    def pin(self, digests: Set[str]) -> None:
+        """Keep exactly these resident: they come as if asked for, and never make room."""
+        self._pinned = frozenset(digests)
+
     def settle(self, waiting: Sequence[Set[str]]) -> dict[str, RootstockError]:
         """Put finished loads into slots and begin new ones, in the order of the requests.
 
@@ -89,6 +94,7 @@ class Residency:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.wake)
         self._leaving.clear()
+        waiting = [*waiting, *({digest} for digest in sorted(self._pinned))]
         due = self._due(waiting)
         failed: dict[str, RootstockError] = {}
         for digest, older in due.items():
@@ -102,6 +108,7 @@ class Residency:
                 failed[digest] = error
             except Exception as error:  # a bug in a kind must fail its requests, not the engine
                 failed[digest] = CorruptAdapter(f"version {digest} cannot be loaded: {error!r}")
+        self._pinned -= failed.keys()  # or it would be read again in every step
         self._start_loads([v for v in waiting if not v & failed.keys()] if failed else waiting)
         return failed
 
@@ -140,7 +147,7 @@ class Residency:
         """Whether `digest` has found its place. `alone`: no older request will make room for it."""
         linears = prepared.linears
         nbytes = prepared.nbytes + (self._slots.slot_bytes(linears) if linears else 0)
-        kept = sum(version.nbytes for version in self if version.digest in older)
+        kept = sum(version.nbytes for version in self if version.digest in older | self._pinned)
         if nbytes > self._limit or (alone and nbytes + kept > self._limit):
             raise AdapterMismatch(
                 f"version {digest} needs {-(-nbytes >> 20)} MiB, with what is asked for beside it "
@@ -158,7 +165,7 @@ class Residency:
     def _make_room(self, nbytes: int, older: Set[str]) -> bool:
         """Whether `nbytes` are free now. Leased versions that must go get no new leases."""
         free = promised = self._limit - sum(version.nbytes for version in self)
-        others = [version for version in self if version.digest not in older]
+        others = [version for version in self if version.digest not in older | self._pinned]
         for version in sorted(others, key=lambda v: v.leases > 0):
             if promised >= nbytes:
                 break

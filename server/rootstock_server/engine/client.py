@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,6 +29,7 @@ from rootstock_server.engine.request import (
     Failed,
     Generate,
     Heartbeat,
+    Pin,
     Setup,
     Started,
     Token,
@@ -127,6 +128,11 @@ class EngineClient:
             return answer
         finally:
             self._forget(request.id, cancel=not answered)
+
+    def pin(self, versions: Sequence[str]) -> None:
+        """Keep exactly these versions resident. To be said again to an engine that is new."""
+        if self._ready is not None and self._ready.done():
+            self._send(Pin(list(versions)))
 
     def _submit(self, request: Generate | Encode) -> asyncio.Queue[Answer]:
         if self._ready is None or not self._ready.done() or not self._send(request):

@@ -33,6 +33,7 @@ from rootstock_server.engine.request import (
     Generate,
     Heartbeat,
     Output,
+    Pin,
     Resident,
 )
 from rootstock_server.engine.runner import Runner
@@ -86,6 +87,9 @@ class Engine:
         if isinstance(command, Cancel):
             self._grammars.cancel(command.id)
             self._wipe(self.scheduler.cancel(command.id))
+            return []
+        if isinstance(command, Pin):
+            self.residency.pin(frozenset(command.versions))
             return []
         try:
             if isinstance(command, Generate) and command.sampling.grammar is not None:

@@ -90,7 +90,13 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     id: str
 
 
-Command = Generate | Encode | Cancel
+class Pin(msgspec.Struct, frozen=True, tag="pin"):
+    """Exactly these versions stay resident, whether somebody asks for them or not."""
+
+    versions: list[str]
+
+
+Command = Generate | Encode | Cancel | Pin
 
 
 class Token(msgspec.Struct, frozen=True, tag="token", kw_only=True):

@@ -41,6 +41,41 @@ def test_the_least_recently_used_goes_first(residency):
     assert sorted(resident(one)) == ["a", "c", "d"]
 
 
+def test_a_pinned_version_comes_unasked_and_stays_until_it_is_let_go(residency):
+    one = residency(2)
+    one.pin({"p"})
+    settle(one, [])
+    assert one.available("p")
+    bring(one, "a", "b", "c")
+    assert sorted(resident(one)) == ["c", "p"]
+    one.pin(set())
+    bring(one, "d", "e")
+    assert sorted(resident(one)) == ["d", "e"]
+
+
+def test_who_waits_is_loaded_before_what_is_pinned(residency, shelf):
+    one = residency(3)
+    one.pin({"p", "q"})
+    settle(one, [{"a"}])
+    assert shelf.fetched[0] == "a"
+
+
+def test_what_is_pinned_and_what_is_asked_for_beside_it_must_fit_together(residency):
+    one = residency(1)
+    one.pin({"p"})
+    settle(one, [])
+    failed = settle(one, [{"a"}])
+    assert isinstance(failed["a"], AdapterMismatch) and one.available("p")
+
+
+def test_a_pinned_version_that_is_damaged_is_not_read_in_every_step(residency, shelf):
+    one = residency(2)
+    shelf.broken["p"] = CorruptAdapter("damaged")
+    one.pin({"p"})
+    settle(one, [], times=5)
+    assert shelf.fetched == ["p"]
+
+
 def test_a_leased_version_is_never_evicted(residency):
     one = residency(2)
     bring(one, "a", "b")
