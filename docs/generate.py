@@ -43,7 +43,8 @@ SETTINGS_MEAN = {
     "no fast bfloat16; `int8` keeps the linears in 8 bits and all else as `auto` does"
     " (CPUs only)",
     "no_auth": "everybody is the tenant `local`; only on a loopback address",
-    "pinned": "adapters to keep resident, as `name` or `name@alias`, of other tenants `tenant/name`",
+    "pinned": "adapters to keep resident, as `name` or `name@alias`; of another tenant,"
+    " `tenant/name`",
     "no_sidecar": "start no training sidecar beside the server",
 }
 LIMITS_MEAN = {
