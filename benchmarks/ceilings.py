@@ -60,6 +60,12 @@ def tokens_per_s(shape: Shape, mode: Mode, rows: int, found: Calibration) -> flo
     )
 
 
+def step_s(shape: Shape, mode: Mode, rows: int, found: Calibration) -> float:
+    """Seconds of one decode step of `rows`, at the slower of what bytes and operations take."""
+    adapters = {"base": 0, "same": 1}.get(mode, rows)
+    return _step_s(shape, Sizes.of(shape), rows, adapters, found)
+
+
 def _step_s(shape: Shape, sizes: Sizes, rows: int, adapters: int, found: Calibration) -> float:
     seen = shape.prompt_tokens + shape.new_tokens / 2  # tokens of a row, halfway
     kv = 2 * shape.layers * shape.kv_width * seen * rows

@@ -83,7 +83,7 @@ class _Row:
     arrivals: list[float]
 
 
-class _Loop:
+class Loop:
     """The child's side: the engine, and what the names of adapters stand for."""
 
     def __init__(self, base_path: Path, home: Path, threads: int) -> None:
@@ -140,6 +140,23 @@ class _Loop:
             if isinstance(event, Failed):
                 raise RuntimeError(event.message)
 
+    def begin(self, asks: Sequence[Mapping[str, Any]], tokens: int) -> None:
+        """Admit `asks`, each for `tokens` tokens, and read their prompts."""
+        for ask in asks:
+            command = self._command(str(next(self._ids)), {**ask, "new_tokens": tokens})
+            self._check(self._engine.apply(command))
+        answered: set[str] = set()
+        while len(answered) < len(asks):
+            answered |= {event.id for event in self._step()}
+
+    def step(self) -> None:
+        self._step()
+
+    def finish(self) -> None:
+        """Let what was begun run to its end."""
+        while self._engine.busy:
+            self._step()
+
     def close(self) -> None:
         self._engine.close()
 
@@ -159,7 +176,7 @@ def _told(rows: Sequence[_Row], seconds: float) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> None:
     base, home, threads = arguments
-    loop = _Loop(Path(base), Path(home), int(threads))
+    loop = Loop(Path(base), Path(home), int(threads))
     try:
         for line in sys.stdin:
             order = json.loads(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,15 +136,22 @@ def test_a_soft_prompt_and_low_rank_updates_act_together(rig, tmp_path):
 
 
 def test_penalties_count_no_virtual_tokens(rig, tmp_path):
-    """What is taken off is for tokens of the answer: none of the many in the prompt."""
+    """The prompt's end is no part of the answer, wherever virtual tokens have pushed it."""
     one = rig("llama")
     soft = add_soft(one, tmp_path / "soft", "prompt", 9, seed=1)
-    command = one.generate([*range(10, 110)], soft, max_tokens=10, frequency_penalty=2.0)
-    made: Counter[int] = Counter()
-    for event in one.run([command])[command.id]:
-        left = {token: value - 2 * made[token] for token, value in event.top_logprobs}
-        assert event.token_id == max(left, key=left.__getitem__)
-        made[event.token_id] += 1
+    prompt = [*range(10, 110)]
+    plain = one.generate(prompt, soft, max_tokens=1)
+    [event] = one.run([plain])[plain.id]
+    values = dict(event.top_logprobs)
+    last = prompt[-1]
+    assert event.token_id not in prompt[-9:]
+    # It leads by one: a penalty of two, taken off once, would cost it its place.
+    lead = values[event.token_id] - values[last] + 1
+    command = one.generate(
+        prompt, soft, max_tokens=1, frequency_penalty=2.0, logit_bias={last: lead}
+    )
+    [event] = one.run([command])[command.id]
+    assert event.token_id == last
 
 
 def test_virtual_tokens_count_against_the_context(rig, tmp_path):
