@@ -36,8 +36,9 @@ format: $(READY) ## let ruff format and sort imports
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-test: check $(KERNELS) ## check, then every test that CI runs
-	$(BIN)/pytest
+# Most tests wait for processes that they have started: three at a time, one thread each.
+test: check ## check, then every test that CI runs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
 
 demo: $(KERNELS) ## the main job, end to end (ARGS=--once leaves after it instead of serving on)
 	$(BIN)/rootstock demo $(ARGS)
