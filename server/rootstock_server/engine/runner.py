@@ -20,6 +20,7 @@ from rootstock_server.base.load import Base
 from rootstock_server.engine import seq2seq
 
 if TYPE_CHECKING:
+    from rootstock_server.adapters.residency import ResidentVersion
     from rootstock_server.engine.request import Batch, Request, Share
 
 
@@ -75,8 +76,10 @@ class Runner:
 
     def logits(self, hidden: Tensor, requests: Sequence[Request]) -> Tensor:
         """Next-token logits [S, vocabulary] fp32; row i of `hidden` [S, D] is `requests[i]`'s."""
-        rows = [Row(i, i + 1, 1) for i in range(len(requests))]
         applied = [request.applied for request in requests]
+        if not any(self._acts_on_output(version) for each in applied for version, _ in each):
+            return self._base.logits(hidden)
+        rows = [Row(i, i + 1, 1) for i in range(len(requests))]
         nothing = torch.empty(0, dtype=torch.long)
         step = Step(
             nothing,
@@ -86,6 +89,14 @@ class Runner:
             changes=changes(rows, applied),
         )
         return self._base.logits(hidden, step)
+
+    def _acts_on_output(self, version: ResidentVersion) -> bool:
+        """Hardly any version does: to lay its rows out again would be for nothing."""
+        output = self._base.output
+        if output is None:
+            return False
+        updated = version.slot and output.number in self._slots.arrays(version.slot).down
+        return bool(updated) or any(path in version.prepared.changes for path in output.paths)
 
 
 def _next_tokens(share: Share) -> list[int]:

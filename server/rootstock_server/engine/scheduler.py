@@ -200,9 +200,11 @@ class Scheduler:
         adapters, acting = request.command.adapters, self._acting(request)
         if not adapters or len(acting) < len(adapters):
             return None
+        virtual = _virtual_tokens(acting)
         try:
             together.check(adapters, acting)
-            self._check(request, _virtual_tokens(acting))
+            if virtual:  # without, it was checked when it came
+                self._check(request, virtual)
         except BadRequest as error:
             return error
         return None

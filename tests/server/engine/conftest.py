@@ -188,6 +188,12 @@ class Rig:
             events = self.engine.step()
         raise AssertionError(f"never answered: {sorted(open_requests)}")
 
+    def prove(self, commands: Sequence[Generate | Encode]) -> None:
+        """Run all of `commands` at once, and check every answer."""
+        answers = self.run(commands)
+        for command in commands:
+            self.check(command, answers[command.id])
+
     def check(self, command: Generate | Encode, events: list[Event]) -> None:
         """The oracle: this answer is the one of the version it was asked of, and of no other."""
         assert not any(isinstance(event, Failed) for event in events), events

@@ -134,12 +134,6 @@ def mixed(rig, versions: list[str], length: int = 24) -> list:
     return commands
 
 
-def run_and_check(rig, commands: list) -> None:
-    answers = rig.run(commands)
-    for command in commands:
-        rig.check(command, answers[command.id])
-
-
 def shares_layers(rig) -> bool:
     return rig.card.model_type in SHARED_LAYERS
 
@@ -166,13 +160,13 @@ def delta_versions(rig) -> list[str]:
 @pytest.mark.parametrize("model", MODELS)
 def test_bottlenecks_beside_lora_and_the_base_answer_as_the_operated_model(rig, model):
     one = rig(model, max_batch_tokens=40)  # prompts of 24 tokens come in chunks
-    run_and_check(one, mixed(one, block_versions(one)))
+    one.prove(mixed(one, block_versions(one)))
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_deltas_beside_lora_and_the_base_answer_as_the_tuned_model(rig, model):
     one = rig(model, max_batch_tokens=40)
-    run_and_check(one, mixed(one, delta_versions(one)))
+    one.prove(mixed(one, delta_versions(one)))
 
 
 @pytest.mark.parametrize("model", ["gemma3_text", "qwen3"])
@@ -181,7 +175,7 @@ def test_norms_of_single_heads_tell_tokens_from_heads(rig, model):
     one = rig(model)
     version = add_delta(one, "norms", None, 12)
     commands = [one.generate([20, 30], version), one.generate([40, 50], None)]
-    run_and_check(one, commands)
+    one.prove(commands)
 
 
 @pytest.mark.parametrize("add", [block_versions, delta_versions])
@@ -198,7 +192,7 @@ def test_a_change_of_a_neighbours_rows_is_caught(
 
     monkeypatch.setattr(runner, "changes", moved)
     with pytest.raises(AssertionError):
-        run_and_check(one, commands)
+        one.prove(commands)
 
 
 @pytest.mark.parametrize("add", [block_versions, delta_versions])
@@ -207,7 +201,7 @@ def test_changes_that_never_run_are_caught(rig, monkeypatch, add):
     commands = mixed(one, add(one))
     monkeypatch.setattr(runner, "changes", lambda rows, applied: {})
     with pytest.raises(AssertionError):
-        run_and_check(one, commands)
+        one.prove(commands)
 
 
 def test_a_bottleneck_and_a_delta_in_one_version_act_together(rig):
@@ -221,7 +215,7 @@ def test_a_bottleneck_and_a_delta_in_one_version_act_together(rig):
     model.load_state_dict(state)
     insert_bottlenecks(one, model, spec, tensors)
     expect(one, digest, model)
-    run_and_check(one, mixed(one, [digest]))
+    one.prove(mixed(one, [digest]))
 
 
 def test_a_scale_weighs_a_difference_and_two_deltas_add_up(rig):
@@ -250,7 +244,7 @@ def _with(command, adapters: list[Adapter]):
 def test_a_resident_version_is_charged_what_it_keeps(rig, model):
     one = rig(model)
     delta, block = add_delta(one, "full", None, 8), add_bottleneck(one, "houlsby", "relu", 9)
-    run_and_check(one, mixed(one, [delta, block]))
+    one.prove(mixed(one, [delta, block]))
     resident = {version.digest: version.nbytes for version in one.engine.residency}
     parameters = sum(p.numel() for p in one.load_plain().parameters())
     tied = one.load_plain().get_input_embeddings().weight.numel() if model == "gpt2" else 0

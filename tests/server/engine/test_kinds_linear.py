@@ -77,12 +77,6 @@ def commands_for(rig, versions: list[str], length: int = 30) -> list:
     return commands
 
 
-def run_and_check(rig, commands: list) -> None:
-    answers = rig.run(commands)
-    for command in commands:
-        rig.check(command, answers[command.id])
-
-
 def ia3(rig, folder: Path) -> list[str]:
     kind = rig.card.model_type
     inward = [DOWN[kind]]
@@ -146,13 +140,13 @@ def biases(rig, folder: Path) -> list[str]:
 @pytest.mark.parametrize("make", [ia3, dora, patterns, embedding, saved, biases])
 def test_rows_of_a_mixed_batch_equal_peft_alone(rig, model, make, tmp_path):
     one = rig(model, max_batch_tokens=48)  # prompts come in chunks
-    run_and_check(one, commands_for(one, make(one, tmp_path)))
+    one.prove(commands_for(one, make(one, tmp_path)))
 
 
 @pytest.mark.parametrize("make", [ia3, dora, embedding, saved, biases])
 def test_rows_of_an_encoder_decoder_equal_peft_alone(rig, make, tmp_path):
     one = rig("m2m_100", max_batch_tokens=64)
-    run_and_check(one, commands_for(one, make(one, tmp_path)))
+    one.prove(commands_for(one, make(one, tmp_path)))
 
 
 @pytest.mark.parametrize("make", [ia3, dora, embedding, saved, biases])
@@ -231,7 +225,7 @@ def test_an_embedding_that_peft_saved_as_it_was_takes_no_memory(rig, tmp_path):
 
 def _caught(rig, versions: list[str]) -> None:
     with pytest.raises(AssertionError):
-        run_and_check(rig, commands_for(rig, versions))
+        rig.prove(commands_for(rig, versions))
 
 
 def test_a_magnitude_without_the_update_in_its_norm_is_caught(rig, monkeypatch, tmp_path):

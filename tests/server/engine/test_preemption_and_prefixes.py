@@ -16,10 +16,8 @@ def test_preempted_rows_answer_what_they_would_have_answered(rig):
         )
         for _ in range(40)
     ]
-    answers = one.run(commands)
+    one.prove(commands)
     assert one.engine.scheduler.preemptions > 5
-    for command in commands:
-        one.check(command, answers[command.id])
 
 
 def test_cached_prefixes_answer_what_they_would_have_answered(rig):
@@ -31,7 +29,5 @@ def test_cached_prefixes_answer_what_they_would_have_answered(rig):
             one.generate([*stem[: chance.randint(33, 70)], chance.randint(3, 100)], version)
             for version in [None, *one.adapters] * 2
         ]
-        answers = one.run(commands)
-        for command in commands:
-            one.check(command, answers[command.id])
+        one.prove(commands)
     assert one.engine.scheduler.prefix_hit_tokens >= 32 * 12
