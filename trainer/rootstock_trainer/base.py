@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import (
         AutoModel,
         AutoModelForCausalLM,
+        AutoModelForMaskedLM,
         PreTrainedModel,
         PreTrainedTokenizerBase,
     )
@@ -80,7 +81,15 @@ class Base:
 
         return self._load(AutoModelForCausalLM)
 
-    def _load(self, auto: type[AutoModel] | type[AutoModelForCausalLM]) -> PreTrainedModel:
+    def masked_lm(self) -> PreTrainedModel:
+        """The encoder with its masked-language head, fp32, frozen."""
+        from transformers import AutoModelForMaskedLM
+
+        return self._load(AutoModelForMaskedLM)
+
+    def _load(
+        self, auto: type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForMaskedLM]
+    ) -> PreTrainedModel:
         with _named(self.path), _ONE_LOAD:
             model: PreTrainedModel = auto.from_pretrained(
                 self.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
