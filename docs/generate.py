@@ -23,7 +23,7 @@ from rootstock_server.api import native, openai, probes
 from rootstock_server.api.handle import Handle
 from rootstock_server.config import Config, EngineLimits, Limits
 from rootstock_server.telemetry import Telemetry
-from rootstock_trainer.spec import SETTINGS
+from rootstock_wire.methods import SETTINGS, GradientSettings
 from rootstock_wire.native import MAX_HEADS
 from rootstock_wire.openai import GenerationBody
 from rootstock_wire.v1 import inference_pb2
@@ -248,12 +248,14 @@ def _range(described: Mapping[str, Any]) -> str:
 
 
 def hyperparameters() -> str:
-    """What a job's spec may set for each method."""
-    rows = [
-        (f"`{method}`", f"`{name}`", _default(field))
-        for method, settings in SETTINGS.items()
-        for name, field in settings.model_fields.items()
-    ]
+    """What a job's spec may set: what all that train by gradient share, then what is a method's."""
+    shared = GradientSettings.model_fields
+    rows = [("by gradient", f"`{name}`", _default(field)) for name, field in shared.items()]
+    for method, settings in SETTINGS.items():
+        for name, field in settings.model_fields.items():
+            inherited = issubclass(settings, GradientSettings) and name in shared
+            if not inherited or field.default != shared[name].default:
+                rows.append((f"`{method}`", f"`{name}`", _default(field)))
     return _table(("method", "hyperparameter", "default"), rows)
 
 

@@ -15,13 +15,14 @@ SPEC = {"method": "lora", "base": "b", "base_path": "/b", "data": "/d.jsonl", "n
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"method": "magic"}, "method: Input should be 'head' or 'lora'"),
+        ({"method": "magic"}, "method: there is no method 'magic'"),
         ({"hyperparameters": {"rankk": 4}}, "hyperparameters.rankk: method lora has no such"),
         ({"hyperparameters": {"rank": 0}}, "hyperparameters.rank: Input should be greater"),
         ({"hyperparameters": {"rank": 2.5}}, "hyperparameters.rank"),
         ({"hyperparameters": {"learning_rate": float("nan")}}, "hyperparameters.learning_rate"),
         ({"method": "head", "hyperparameters": {"rank": 4}}, "method head has no such"),
         ({"seed": -1}, "seed: "),
+        ({"task": "guess"}, "task: Input should be 'generate', 'classify'"),
         ({"epochs": 3}, "epochs: Extra inputs are not permitted"),
     ],
 )
@@ -40,3 +41,14 @@ def test_spec_is_frozen() -> None:
     spec = TrainSpec.parse(SPEC)
     with pytest.raises(ValidationError, match="frozen"):
         spec.seed = 1
+
+
+def test_aliases_become_the_methods_own_names() -> None:
+    assert TrainSpec.parse(SPEC | {"method": "supervised"}).method == "lora"
+    assert TrainSpec.parse(SPEC | {"method": "prefix-tuning"}).method == "prefix"
+
+
+def test_a_head_may_learn_several_columns_and_anything_else_one() -> None:
+    columns = {"hyperparameters": {"label_columns": ["mood", "type"]}}
+    assert TrainSpec.parse(SPEC | columns | {"method": "head"}).label_columns == ("mood", "type")
+    assert TrainSpec.parse(SPEC).label_columns == ("label",)

@@ -1,79 +1,81 @@
 """What a training job is asked to do: one frozen, strictly checked object, stored in the job's row.
 
-Refuses to know torch, the data's contents and who asks.
+The methods' settings are the wire's. Refuses to know torch, the data's contents and who asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from rootstock_wire.methods import (
+    SETTINGS,
+    HeadSettings,
+    LoraSettings,
+    Settings,
+    canonical,
+    parse_settings,
+)
 
 from rootstock_trainer.errors import BadSpec
 
+__all__ = ["SETTINGS", "HeadSettings", "LoraSettings", "Task", "TrainSpec"]
 
-class HeadSettings(BaseModel):
-    """Hyperparameters of method `head`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    c: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # scikit-learn's C: 1 / L2 strength
-
-
-class LoraSettings(BaseModel):
-    """Hyperparameters of method `lora`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    rank: int = Field(default=8, ge=1, le=256)
-    alpha: float = Field(default=16.0, gt=0, allow_inf_nan=False)
-    n_epochs: int = Field(default=3, ge=1, le=1000)
-    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
-    batch_size: int = Field(default=8, ge=1, le=1024)
-
-
-SETTINGS: dict[str, type[HeadSettings] | type[LoraSettings]] = {
-    "head": HeadSettings,
-    "lora": LoraSettings,
-}
+# What a job's rows are: texts with answers, texts with labels, or words with a label each.
+Task = Literal["generate", "classify", "token-classify"]
 
 
 class TrainSpec(BaseModel):
     """One job. `base` is a registered name, `base_path` the folder that holds it.
 
-    `text_column` and `label_column` are read by method `head` only.
+    `validation` is a file of rows to measure on; without it a share of `data` is held out. `task`
+    is what the rows are, and is read off their columns where it is None. The columns are those of
+    labelled rows; `text_pair_column` is the second sentence of a pair.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    method: Literal["head", "lora"]
+    method: str
     base: str
     base_path: Annotated[Path, Field(strict=False)]
     data: Annotated[Path, Field(strict=False)]
     name: str
+    validation: Annotated[Path | None, Field(strict=False)] = None
+    task: Task | None = None
     text_column: str = "text"
+    text_pair_column: str | None = None
     label_column: str = "label"
     promote: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
-    hyperparameters: dict[str, int | float] = {}
+    hyperparameters: dict[str, Any] = {}
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str) -> str:
+        if canonical(method) not in SETTINGS:
+            raise ValueError(
+                f"there is no method {method[:80]!r} (known: {', '.join(sorted(SETTINGS))})"
+            )
+        return canonical(method)
 
     @model_validator(mode="after")
-    def _known_hyperparameters(self) -> TrainSpec:
-        settings = SETTINGS[self.method]
-        unknown = sorted(self.hyperparameters.keys() - settings.model_fields.keys())
-        if unknown:
-            known = ", ".join(settings.model_fields)
-            raise ValueError(
-                f"hyperparameters.{unknown[0]}: method {self.method} has no such hyperparameter "
-                f"(known: {known})"
-            )
-        try:
-            settings.model_validate(self.hyperparameters)
-        except ValidationError as error:
-            raise ValueError(f"hyperparameters.{_first_words(error)}") from error
+    def _known_hyperparameters(self) -> Self:
+        parse_settings(self.method, self.hyperparameters)
         return self
+
+    @property
+    def settings(self) -> Settings:
+        """The hyperparameters with every default; of the method's own class."""
+        return parse_settings(self.method, self.hyperparameters)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The labels to learn: a head may have several columns, anything else has one."""
+        settings = self.settings
+        several = settings.label_columns if isinstance(settings, HeadSettings) else None
+        return tuple(several) if several else (self.label_column,)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> TrainSpec:
