@@ -14,47 +14,59 @@ if TYPE_CHECKING:
     from rootstock_registry.manifest import BaseRef, Lineage, Manifest, Part, TensorInfo
     from rootstock_registry.records import (
         AdapterSummary,
+        AliasMove,
+        Change,
         Job,
         KeyOwner,
         NewPart,
+        Page,
         Role,
         Route,
         Version,
+        VersionSummary,
     )
     from rootstock_registry.registry import Registry
 
 _HOMES = {
     "AdapterSummary": "records",
+    "AliasMove": "records",
     "BaseRef": "manifest",
     "BlobStore": "blobs",
+    "Change": "records",
     "Job": "records",
     "KeyOwner": "records",
     "Lineage": "manifest",
     "Manifest": "manifest",
     "NewPart": "records",
+    "Page": "records",
     "Part": "manifest",
     "Registry": "registry",
     "Role": "records",
     "Route": "records",
     "TensorInfo": "manifest",
     "Version": "records",
+    "VersionSummary": "records",
 }
 
 __all__ = [
     "AdapterSummary",
+    "AliasMove",
     "BaseRef",
     "BlobStore",
+    "Change",
     "Job",
     "KeyOwner",
     "Lineage",
     "Manifest",
     "NewPart",
+    "Page",
     "Part",
     "Registry",
     "Role",
     "Route",
     "TensorInfo",
     "Version",
+    "VersionSummary",
 ]
 
 

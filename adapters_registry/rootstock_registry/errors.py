@@ -9,7 +9,8 @@ This room refuses to know statuses and transports: the server and the command li
     ├── WrongBase           the parts do not fit the base they were offered for
     ├── Conflict            somebody else was first, or holds the job now
     ├── CorruptBlob         stored bytes no longer match their digest
-    └── NewerDatabase       the database was written by a later version of this program
+    ├── NewerDatabase       the database was written by a later version of this program
+    └── Unavailable         the database does not answer, or cannot be written: try again later
 """
 
 from __future__ import annotations
@@ -48,4 +49,8 @@ class CorruptBlob(RegistryError):
 
 
 class NewerDatabase(RegistryError):
+    pass
+
+
+class Unavailable(RegistryError):
     pass

@@ -9,15 +9,18 @@ import time
 from typing import Any
 
 from rootstock_adapters.base_card import BaseCard
-from sqlalchemy import Connection, Row, Select, bindparam, func, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select, update
 
+from rootstock_registry.changes import record
+from rootstock_registry.database import insert_new, upsert
 from rootstock_registry.errors import Conflict, InvalidName, NotFound
+from rootstock_registry.manifest import Manifest
 from rootstock_registry.model import (
     alias_moves,
     aliases,
     base_names,
     bases,
+    parts,
     tenants,
     versions,
 )
@@ -25,7 +28,7 @@ from rootstock_registry.names import Ref, check_name, parse_ref
 
 # A version's row with its aliases, comma-separated: one query, because every request asks it.
 _ALIASES = (
-    select(func.group_concat(aliases.c.alias))
+    select(func.aggregate_strings(aliases.c.alias, ","))
     .where(
         aliases.c.tenant == versions.c.tenant,
         aliases.c.name == versions.c.name,
@@ -35,11 +38,12 @@ _ALIASES = (
     .label("aliases")
 )
 _VERSIONS: Select[Any] = select(versions, _ALIASES)
-_OF_ADAPTER = _VERSIONS.where(
+_ALSO_DELETED = _VERSIONS.where(
     versions.c.tenant == bindparam("tenant"), versions.c.name == bindparam("name")
 )
-_BY_NUMBER = _OF_ADAPTER.where(versions.c.number == bindparam("number"))
-_BY_ALIAS = _OF_ADAPTER.where(
+OF_ADAPTER = _ALSO_DELETED.where(versions.c.deleted_at.is_(None))
+_BY_NUMBER = _ALSO_DELETED.where(versions.c.number == bindparam("number"))
+_BY_ALIAS = OF_ADAPTER.where(
     versions.c.number
     == select(aliases.c.number)
     .where(
@@ -60,22 +64,21 @@ def check_tenant(connection: Connection, tenant: str) -> None:
 
 def add_base(connection: Connection, card: BaseCard) -> None:
     check_name("base", card.name)
-    taken = select(versions.c.tenant).where(versions.c.name == card.name).limit(1)
+    live = (versions.c.name == card.name, versions.c.deleted_at.is_(None))
+    taken = select(versions.c.tenant).where(*live).limit(1)
     if tenant := connection.scalar(taken):
         raise Conflict(
             f"tenant {tenant!r} has an adapter named {card.name!r}: serve this base under another "
             "name (--base NAME=PATH)"
         )
-    row = insert(bases).values(fingerprint=card.fingerprint, card=card.model_dump_json())
-    connection.execute(
-        row.on_conflict_do_update(index_elements=["fingerprint"], set_={"card": row.excluded.card})
-    )
-    name = insert(base_names).values(name=card.name, fingerprint=card.fingerprint)
-    connection.execute(
-        name.on_conflict_do_update(
-            index_elements=["name"], set_={"fingerprint": name.excluded.fingerprint}
-        )
-    )
+    about = {"fingerprint": card.fingerprint, "card": card.model_dump_json()}
+    known = select(bases.c.card).join(base_names).where(base_names.c.name == card.name)
+    if connection.scalar(known) == about["card"]:
+        return
+    record(connection, None, "base", card.name)
+    upsert(connection, bases, about, key=["fingerprint"])
+    named = {"name": card.name, "fingerprint": card.fingerprint}
+    upsert(connection, base_names, named, key=["name"])
 
 
 def knows_base(connection: Connection, fingerprint: str) -> bool:
@@ -115,27 +118,31 @@ def check_adapter_name(connection: Connection, name: str) -> None:
         raise InvalidName(f"adapter {name!r}: a base has this name; choose another")
 
 
-def resolve(connection: Connection, tenant: str, text: str) -> Row[Any]:
-    """The row that `text` means to `tenant`. Raises NotFound, saying what would work."""
+def resolve(connection: Connection, tenant: str, text: str, *, deleted: bool = False) -> Row[Any]:
+    """The row that `text` means to `tenant`. Raises NotFound, saying what would work.
+
+    With `deleted`, a number also finds the version that it meant.
+    """
     ref = parse_ref(text)
     if ref is None or ref.tenant not in (None, tenant):
-        raise _unknown(text)
+        raise unknown(text)
     values = {"tenant": tenant, "name": ref.name, "number": ref.number, "alias": ref.alias}
     row = connection.execute(_BY_NUMBER if ref.number else _BY_ALIAS, values).first()
-    if row is None:
+    if row is None or (row.deleted_at is not None and not deleted):
         raise _missing(connection, tenant, ref, text)
     return row
 
 
-def _unknown(text: str) -> NotFound:
+def unknown(text: str) -> NotFound:
     return NotFound(f"adapter {text[:200]!r} does not exist; rootstock list shows those that do")
 
 
 def _missing(connection: Connection, tenant: str, ref: Ref, text: str) -> NotFound:
-    rows = version_rows(connection, tenant, ref.name)
+    newest_first = OF_ADAPTER.order_by(versions.c.number.desc()).limit(11)
+    rows = list(connection.execute(newest_first, {"tenant": tenant, "name": ref.name}))
     if not rows:
-        return _unknown(text)
-    numbers = [str(row.number) for row in rows[-10:]]
+        return unknown(text)
+    numbers = [str(row.number) for row in reversed(rows[:10])]
     have = f"{', '.join(numbers)}{' and older ones' if len(rows) > 10 else ''}"
     if ref.number:
         return NotFound(f"adapter {ref.name!r} has no version {ref.number}; it has {have}")
@@ -146,54 +153,40 @@ def _missing(connection: Connection, tenant: str, ref: Ref, text: str) -> NotFou
 
 
 def version_rows(connection: Connection, tenant: str, name: str) -> list[Row[Any]]:
-    query = _OF_ADAPTER.order_by(versions.c.number)
+    """Oldest first."""
+    query = OF_ADAPTER.order_by(versions.c.number)
     return list(connection.execute(query, {"tenant": tenant, "name": name}))
 
 
 def by_digest(connection: Connection, digest: str) -> Row[Any]:
     """The oldest version of this content. Content is public to whoever can name its digest."""
-    query = _VERSIONS.where(versions.c.digest == digest).order_by(versions.c.id).limit(1)
+    live = (versions.c.digest == digest, versions.c.deleted_at.is_(None))
+    query = _VERSIONS.where(*live).order_by(versions.c.id).limit(1)
     row = connection.execute(query).first()
     if row is None:
         raise NotFound(f"no version has the digest {digest[:80]!r}")
     return row
 
 
-def adapter_rows(connection: Connection, tenant: str) -> list[Row[Any]]:
-    """The latest version of each of the tenant's adapters, by name."""
-    latest = (
-        select(versions.c.name, func.max(versions.c.number).label("number"))
-        .where(versions.c.tenant == tenant)
-        .group_by(versions.c.name)
-        .subquery()
-    )
-    query = select(versions).join(
-        latest,
-        (versions.c.name == latest.c.name) & (versions.c.number == latest.c.number),
-    )
-    return list(
-        connection.execute(query.where(versions.c.tenant == tenant).order_by(versions.c.name))
-    )
-
-
-def alias_rows(connection: Connection, tenant: str) -> list[Row[Any]]:
-    query = select(aliases).where(aliases.c.tenant == tenant).order_by(aliases.c.alias)
-    return list(connection.execute(query))
-
-
 def add_version(
-    connection: Connection, tenant: str, name: str, digest: str, fingerprint: str
+    connection: Connection, tenant: str, name: str, digest: str, manifest: Manifest
 ) -> int:
     """The number of the version with this content, which becomes the next one where it is new.
 
-    The caller holds the write lock, so no two versions can get one number.
+    A deleted version with this content is there again, under its old number. The caller holds the
+    write lock, so no two versions can get one number.
     """
+    _add_parts(connection, digest, manifest)
     of_adapter = (versions.c.tenant == tenant, versions.c.name == name)
-    known: int | None = connection.scalar(
-        select(versions.c.number).where(*of_adapter, versions.c.digest == digest)
-    )
+    content = (*of_adapter, versions.c.digest == digest)
+    known = connection.execute(
+        select(versions.c.number, versions.c.deleted_at).where(*content)
+    ).first()
     if known is not None:
-        return known
+        if known.deleted_at is not None:
+            connection.execute(update(versions).where(*content).values(deleted_at=None))
+            record(connection, tenant, "version", f"{name}:{known.number}")
+        return int(known.number)
     last: int | None = connection.scalar(select(func.max(versions.c.number)).where(*of_adapter))
     number = (last or 0) + 1
     connection.execute(
@@ -202,21 +195,60 @@ def add_version(
             name=name,
             number=number,
             digest=digest,
-            base_fingerprint=fingerprint,
+            base_fingerprint=manifest.base.fingerprint,
             created_at=time.time(),
         )
     )
+    record(connection, tenant, "version", f"{name}:{number}")
+    return number
+
+
+def _add_parts(connection: Connection, digest: str, manifest: Manifest) -> None:
+    rows = [
+        {
+            "version_digest": digest,
+            "position": position,
+            "kind": part.kind,
+            "blob": part.blob,
+            "size": part.size,
+        }
+        for position, part in enumerate(manifest.parts)
+    ]
+    insert_new(connection, parts, rows)
+
+
+def alias_number(connection: Connection, tenant: str, name: str, alias: str) -> int | None:
+    """What the alias means now; None where it does not exist."""
+    key = (aliases.c.tenant == tenant, aliases.c.name == name, aliases.c.alias == alias)
+    number: int | None = connection.scalar(select(aliases.c.number).where(*key))
     return number
 
 
 def move_alias(connection: Connection, tenant: str, name: str, alias: str, number: int) -> None:
+    """Raises Conflict for a yanked version, unless the alias means it already."""
     check_name("alias", alias)
+    if alias_number(connection, tenant, name, alias) == number:
+        return
+    mine = (versions.c.tenant == tenant, versions.c.name == name, versions.c.number == number)
+    yanked = select(versions.c.yank_reason).where(*mine, versions.c.yanked_at.is_not(None))
+    if row := connection.execute(yanked).first():
+        why = f" ({row.yank_reason})" if row.yank_reason else ""
+        raise Conflict(
+            f"{name}:{number} was yanked{why}: no alias can be moved to it; choose another version"
+        )
+    key = {"tenant": tenant, "name": name, "alias": alias}
+    upsert(connection, aliases, key | {"number": number}, key=list(key))
+    _record_move(connection, key, number)
+
+
+def remove_alias(connection: Connection, tenant: str, name: str, alias: str) -> None:
+    """Nothing happens where it does not exist."""
     key = {"tenant": tenant, "name": name, "alias": alias}
     where = [aliases.c[column] == value for column, value in key.items()]
-    if connection.scalar(select(aliases.c.number).where(*where)) == number:
-        return
-    row = insert(aliases).values(**key, number=number)
-    connection.execute(
-        row.on_conflict_do_update(index_elements=list(key), set_={"number": row.excluded.number})
-    )
+    if connection.execute(delete(aliases).where(*where)).rowcount:
+        _record_move(connection, key, None)
+
+
+def _record_move(connection: Connection, key: dict[str, str], number: int | None) -> None:
     connection.execute(alias_moves.insert().values(**key, number=number, moved_at=time.time()))
+    record(connection, key["tenant"], "alias", f"{key['name']}@{key['alias']}")

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Row, and_, or_, select, update
 
 from rootstock_registry.errors import Conflict, InvalidArtifact, NotFound
 from rootstock_registry.index import check_tenant
-from rootstock_registry.model import jobs, versions
+from rootstock_registry.model import versions
+from rootstock_registry.model_work import jobs
 from rootstock_registry.records import Job
 
 # A job whose workers keep dying would otherwise be tried for ever.

@@ -1,12 +1,13 @@
-"""The registry's tables. Times are seconds since 1970 (UTC), documents are JSON text.
+"""The registry's tables: what is published, and who may use it. `model_work.py` has the rest.
 
+Times are seconds since 1970 (UTC), documents are JSON text, digests are `sha256:` and 64 digits.
 Refuses to know the queries; the same tables are made by `migrations/`.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import (
-    CheckConstraint,
+    BigInteger,
     Column,
     Float,
     ForeignKey,
@@ -22,10 +23,16 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+# Names sort by their bytes on every database, so that pages begin and end at the same places.
+Name = String(64).with_variant(String(64, collation="C"), "postgresql")
+Digest = String(71)
+# SQLite numbers rows by itself only where the key is an INTEGER.
+Sequence = BigInteger().with_variant(Integer, "sqlite")
+
 tenants = Table(
     "tenants",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", Name, primary_key=True),
     Column("created_at", Float, nullable=False),
 )
 
@@ -42,14 +49,14 @@ api_keys = Table(
 bases = Table(
     "bases",
     metadata,
-    Column("fingerprint", String(71), primary_key=True),
+    Column("fingerprint", Digest, primary_key=True),
     Column("card", Text, nullable=False),
 )
 
 base_names = Table(
     "base_names",
     metadata,
-    Column("name", String(64), primary_key=True),
+    Column("name", Name, primary_key=True),
     Column("fingerprint", ForeignKey("bases.fingerprint"), nullable=False),
 )
 
@@ -58,23 +65,39 @@ versions = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("tenant", ForeignKey("tenants.name"), nullable=False),
-    Column("name", String(64), nullable=False),
+    Column("name", Name, nullable=False),
     Column("number", Integer, nullable=False),
-    Column("digest", String(71), nullable=False),
+    Column("digest", Digest, nullable=False),
     Column("base_fingerprint", ForeignKey("bases.fingerprint"), nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("yanked_at", Float),
+    Column("yank_reason", Text),
+    # A deleted version keeps its row: its number is never given to another content.
+    Column("deleted_at", Float),
     UniqueConstraint("tenant", "name", "number"),
     UniqueConstraint("tenant", "name", "digest"),
     Index("versions_by_digest", "digest"),
     Index("versions_by_name", "name"),
 )
 
+# What manifests say about blobs, so that listings and garbage collection need not read them.
+parts = Table(
+    "parts",
+    metadata,
+    Column("version_digest", Digest, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("blob", Digest, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Index("parts_by_blob", "blob"),
+)
+
 aliases = Table(
     "aliases",
     metadata,
-    Column("tenant", String(64), primary_key=True),
-    Column("name", String(64), primary_key=True),
-    Column("alias", String(64), primary_key=True),
+    Column("tenant", Name, primary_key=True),
+    Column("name", Name, primary_key=True),
+    Column("alias", Name, primary_key=True),
     Column("number", Integer, nullable=False),
     ForeignKeyConstraint(
         ["tenant", "name", "number"], ["versions.tenant", "versions.name", "versions.number"]
@@ -82,46 +105,98 @@ aliases = Table(
 )
 
 # Every move of an alias, oldest first: what answered last Tuesday can be said next month.
+# Without a number, the alias was deleted.
 alias_moves = Table(
     "alias_moves",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("tenant", String(64), nullable=False),
-    Column("name", String(64), nullable=False),
-    Column("alias", String(64), nullable=False),
-    Column("number", Integer, nullable=False),
+    Column("tenant", Name, nullable=False),
+    Column("name", Name, nullable=False),
+    Column("alias", Name, nullable=False),
+    Column("number", Integer),
     Column("moved_at", Float, nullable=False),
     ForeignKeyConstraint(
         ["tenant", "name", "number"], ["versions.tenant", "versions.name", "versions.number"]
     ),
+    Index("alias_moves_by_alias", "tenant", "name", "alias", "id"),
 )
 
 routes = Table(
     "routes",
     metadata,
     Column("tenant", ForeignKey("tenants.name"), primary_key=True),
-    Column("task", String(64), primary_key=True),
+    Column("task", Name, primary_key=True),
     Column("targets", Text, nullable=False),
     Column("fallback", String(200)),
 )
 
-jobs = Table(
-    "jobs",
+evaluations = Table(
+    "evaluations",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("id", String(32), nullable=False, unique=True),
+    Column("id", Integer, primary_key=True),
+    Column("version_digest", Digest, nullable=False),
     Column("tenant", ForeignKey("tenants.name"), nullable=False),
-    Column("spec", Text, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("owner", String(200)),
-    Column("lease_expires_at", Float),
-    Column("fence", Integer, nullable=False),
-    Column("progress", Text, nullable=False),
-    Column("error", Text),
-    Column("version_digest", String(71)),
+    Column("dataset_digest", Digest, nullable=False),
+    Column("metrics", Text, nullable=False),
     Column("created_at", Float, nullable=False),
-    Column("finished_at", Float),
-    CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed')", name="jobs_state"),
-    Index("jobs_by_state", "state", "seq"),
-    Index("jobs_by_tenant", "tenant", "seq"),
+    Index("evaluations_by_version", "version_digest", "tenant", "id"),
+)
+
+signatures = Table(
+    "signatures",
+    metadata,
+    Column("version_digest", Digest, primary_key=True),
+    Column("key_id", String(128), primary_key=True),
+    Column("bundle", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", ForeignKey("tenants.name"), nullable=False),
+    Column("version_digest", Digest, nullable=False),
+    Column("target", String(64), nullable=False),
+    Column("report", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("exports_by_tenant", "tenant", "created_at"),
+)
+
+# Every action, each row's hash over its content and the row before: see `audit verify`.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Sequence, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("tenant", Name),
+    Column("actor", String(200), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("object", String(255), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Index("audit_by_tenant", "tenant", "seq"),
+    sqlite_autoincrement=True,
+)
+
+# What has changed, in the order in which it became visible; bases have no tenant.
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", Sequence, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("tenant", Name),
+    Column("kind", String(32), nullable=False),
+    Column("name", String(200), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("expires_at", Float, nullable=False),
 )

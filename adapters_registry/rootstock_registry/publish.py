@@ -55,7 +55,7 @@ def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
         index.check_adapter_name(connection, new.name)
         if not index.knows_base(connection, new.base.fingerprint):
             index.add_base(connection, new.base)
-        number = index.add_version(connection, new.tenant, new.name, digest, new.base.fingerprint)
+        number = index.add_version(connection, new.tenant, new.name, digest, manifest)
         if new.promote is not None:
             index.move_alias(connection, new.tenant, new.name, new.promote, number)
         if new.job is not None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from rootstock_adapters.spec import PartSpec
 
 from rootstock_registry.manifest import Manifest
 
 Role = Literal["admin", "publisher", "caller"]
+T = TypeVar("T")
 ROLES: tuple[str, ...] = get_args(Role)
-JobState = Literal["queued", "running", "succeeded", "failed"]
+JobState = Literal["queued", "running", "paused", "cancelled", "succeeded", "failed"]
+
+ChangeKind = Literal["alias", "version", "route", "base", "tenant", "key"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Version:
     manifest: Manifest
     aliases: tuple[str, ...]
     created_at: datetime
+    yanked_at: datetime | None = None
+    yank_reason: str | None = None
 
     @property
     def ref(self) -> str:
@@ -47,13 +52,67 @@ class Version:
 
 @dataclass(frozen=True)
 class AdapterSummary:
-    """One adapter as a list shows it; `base` and `kinds` are its latest version's."""
+    """One adapter as a list shows it; `base` and `kinds` are its latest version's.
+
+    The latest is the highest number that is not yanked, or the highest where all are.
+    """
 
     name: str
     base: str
     kinds: tuple[str, ...]
     latest: int
     aliases: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class VersionSummary:
+    """One version as a list shows it; `size` is that of its parts, in bytes."""
+
+    name: str
+    number: int
+    digest: str
+    base: str
+    kinds: tuple[str, ...]
+    size: int
+    aliases: tuple[str, ...]
+    created_at: datetime
+    yanked_at: datetime | None
+    yank_reason: str | None
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}:{self.number}"
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """A part of a list, in OpenAI's manner: with `has_more`, ask for what comes after its last."""
+
+    data: tuple[T, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class AliasMove:
+    """`alias` began to mean `number` then; None where it was deleted."""
+
+    alias: str
+    number: int | None
+    moved_at: datetime
+
+
+@dataclass(frozen=True)
+class Change:
+    """`seq` grows in the order in which changes became visible. `name` as its `kind` writes it:
+
+    `triage@prod` (alias), `triage:3` (version), else the name; bases belong to no tenant.
+    """
+
+    seq: int
+    at: datetime
+    tenant: str | None
+    kind: ChangeKind
+    name: str
 
 
 @dataclass(frozen=True)

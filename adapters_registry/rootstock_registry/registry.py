@@ -6,37 +6,38 @@ Synchronous, and safe for threads and processes. Refuses to know models, request
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rootstock_adapters.base_card import BaseCard
-from sqlalchemy import Row
 
-from rootstock_registry import index, jobs, peft_folder, prompt_file, routes, tenants
-from rootstock_registry.blobs import BlobStore
-from rootstock_registry.database import Database
+from rootstock_registry import (
+    changes,
+    index,
+    jobs,
+    listing,
+    peft_folder,
+    prompt_file,
+    routes,
+    tenants,
+)
+from rootstock_registry.changes import MAX_CHANGES, Follower
+from rootstock_registry.lifecycle import Lifecycle
 from rootstock_registry.manifest import Lineage, Manifest
 from rootstock_registry.publish import Publication, publish
-from rootstock_registry.records import AdapterSummary, Job, KeyOwner, NewPart, Route, Version
+from rootstock_registry.records import (
+    AdapterSummary,
+    Change,
+    Job,
+    KeyOwner,
+    NewPart,
+    Route,
+    Version,
+)
 
-MANIFESTS_IN_MEMORY = 1024
 
-
-class Registry:
+class Registry(Lifecycle):
     """Opens `home`, makes it where it does not exist, migrates it where it is older."""
-
-    def __init__(self, home: Path) -> None:
-        self._database = Database(home)
-        self.blobs = BlobStore(home / "blobs")
-        # A digest's content never changes, so this never goes stale.
-        self._manifest = lru_cache(MANIFESTS_IN_MEMORY)(
-            lambda digest: Manifest.parse(self.blobs.get(digest))
-        )
-
-    def close(self) -> None:
-        self._database.close()
 
     # Bases
 
@@ -100,15 +101,6 @@ class Registry:
         part, lineage = prompt_file.read(file)
         return self.publish(tenant, name, base, [part], lineage=lineage, promote=promote)
 
-    def resolve(self, tenant: str, ref: str) -> Version:
-        """`name` (its alias `prod`), `name:3`, `name@alias`; each may begin with `tenant/`.
-
-        Raises NotFound; for another tenant's adapter, exactly as for one that does not exist.
-        """
-        with self._database.reads.connect() as connection:
-            row = index.resolve(connection, tenant, ref)
-        return self._version(row)
-
     def version(self, digest: str) -> Version:
         """The content of `digest` under the oldest of its names. Raises NotFound."""
         with self._database.reads.connect() as connection:
@@ -126,38 +118,20 @@ class Registry:
         return [self._version(row) for row in rows]
 
     def adapters(self, tenant: str) -> list[AdapterSummary]:
+        """All of them, by name; see `adapter_page`."""
         with self._database.reads.connect() as connection:
-            latest = index.adapter_rows(connection, tenant)
-            moved = index.alias_rows(connection, tenant)
-        return [
-            AdapterSummary(
-                name=row.name,
-                base=self._manifest(row.digest).base.name,
-                kinds=tuple(part.kind for part in self._manifest(row.digest).parts),
-                latest=row.number,
-                aliases={alias.alias: alias.number for alias in moved if alias.name == row.name},
-            )
-            for row in latest
-        ]
+            return listing.all_adapters(connection, tenant)
 
-    def promote(self, tenant: str, ref: str, alias: str) -> Version:
-        """Let `alias` mean the version of `ref`, at once for everybody; the move is recorded."""
-        with self._database.writes.begin() as connection:
-            row = index.resolve(connection, tenant, ref)
-            index.move_alias(connection, tenant, row.name, alias, row.number)
-        return self.resolve(tenant, f"{row.name}:{row.number}")
+    # Changes
 
-    def _version(self, row: Row[Any]) -> Version:
-        return Version(
-            tenant=row.tenant,
-            name=row.name,
-            number=row.number,
-            digest=row.digest,
-            base_fingerprint=row.base_fingerprint,
-            manifest=self._manifest(row.digest),
-            aliases=tuple(sorted(row.aliases.split(","))) if row.aliases else (),
-            created_at=datetime.fromtimestamp(row.created_at, UTC),
-        )
+    def changes(self, after: int = 0, limit: int = MAX_CHANGES) -> list[Change]:
+        """Oldest first: what has changed since the change numbered `after`, in all tenants."""
+        with self._database.reads.connect() as connection:
+            return changes.after(connection, after, limit)
+
+    def follow(self, after: int | None = None) -> Follower:
+        """Waits for changes from the one after `after` on; by default, from now on."""
+        return Follower(self._database, after)
 
     # Tenants, keys, routes
 

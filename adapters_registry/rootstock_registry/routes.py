@@ -6,16 +6,17 @@ Refuses to choose: which target answers a request is the server's business.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
-from sqlalchemy.dialects.sqlite import insert
 
 from rootstock_registry import index
-from rootstock_registry.errors import InvalidName, NotFound
+from rootstock_registry.changes import record
+from rootstock_registry.database import upsert
+from rootstock_registry.errors import Conflict, InvalidName, NotFound
 from rootstock_registry.model import routes
-from rootstock_registry.names import check_name
+from rootstock_registry.names import Ref, check_name, parse_ref
 from rootstock_registry.records import Route
 
 MAX_TARGETS = 16
@@ -33,18 +34,26 @@ def set_route(connection: Connection, route: Route) -> None:
             raise InvalidName(f"target {ref[:80]!r}: weight {weight} is not 1 to {MAX_WEIGHT}")
     for ref in (*route.targets, *([] if route.fallback is None else [route.fallback])):
         index.resolve(connection, route.tenant, ref)
-    row = insert(routes).values(
-        tenant=route.tenant,
-        task=route.task,
-        targets=json.dumps(dict(route.targets)),
-        fallback=route.fallback,
-    )
-    connection.execute(
-        row.on_conflict_do_update(
-            index_elements=["tenant", "task"],
-            set_={"targets": row.excluded.targets, "fallback": row.excluded.fallback},
-        )
-    )
+    row = {
+        "tenant": route.tenant,
+        "task": route.task,
+        "targets": json.dumps(dict(route.targets)),
+        "fallback": route.fallback,
+    }
+    upsert(connection, routes, row, key=["tenant", "task"])
+    record(connection, route.tenant, "route", route.task)
+
+
+def check_unrouted(connection: Connection, tenant: str, meant: Callable[[Ref], bool]) -> None:
+    """Raises Conflict where a route of the tenant names a reference that is `meant`."""
+    for each in route_list(connection, tenant):
+        for text in (*each.targets, *([each.fallback] if each.fallback else [])):
+            ref = parse_ref(text)
+            if ref is not None and meant(ref):
+                raise Conflict(
+                    f"the route of task {each.task!r} leads to {text}: set it anew first, "
+                    "or delete by force"
+                )
 
 
 def route(connection: Connection, tenant: str, task: str) -> Route:

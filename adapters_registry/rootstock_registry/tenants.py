@@ -12,6 +12,7 @@ import time
 
 from sqlalchemy import Connection, select
 
+from rootstock_registry.changes import record
 from rootstock_registry.errors import Conflict, InvalidName
 from rootstock_registry.index import check_tenant
 from rootstock_registry.model import api_keys, tenants
@@ -21,9 +22,10 @@ from rootstock_registry.records import ROLES, KeyOwner
 
 def create_tenant(connection: Connection, name: str) -> None:
     check_name("tenant", name)
-    if name in tenant_names(connection):
+    if connection.scalar(select(tenants.c.name).where(tenants.c.name == name)) is not None:
         raise Conflict(f"tenant {name!r} already exists")
     connection.execute(tenants.insert().values(name=name, created_at=time.time()))
+    record(connection, name, "tenant", name)
 
 
 def tenant_names(connection: Connection) -> list[str]:
@@ -45,6 +47,7 @@ def create_key(connection: Connection, tenant: str, role: str) -> tuple[str, str
             created_at=time.time(),
         )
     )
+    record(connection, tenant, "key", key_id)
     return key_id, secret
 
 

@@ -1,18 +1,32 @@
-"""A real registry in a temporary home, a card of a tiny base, and heads that fit it."""
+"""A real registry in a temporary home, on SQLite and on PostgreSQL; a tiny base; heads for it."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.head.spec import HeadSpec
 from rootstock_registry import Lineage, NewPart, Registry
+from rootstock_registry.database import REVISIONS
+from rootstock_registry.model_work import metadata
 from safetensors.numpy import save
 
 LINEAGE = Lineage(method="head", seed=0)
+START_S = 30.0
+# Nothing in this server outlives the tests: it need not wait for the disk.
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB")
 
 
 @pytest.fixture
@@ -52,8 +66,143 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, home: Path) -> str | None:
+    """None means SQLite in the home; for PostgreSQL, a database with nothing of another test."""
+    if request.param == "sqlite":
+        home.mkdir(mode=0o700)
+        shutil.copy(request.getfixturevalue("sqlite_template"), home / "registry.db")
+        return None
+    url: str = request.getfixturevalue("cleared_database")
+    return url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to copy: migrating waits for the disk."""
+    home = tmp_path_factory.mktemp("template")
+    Registry(home).close()
+    return home / "registry.db"
+
+
 @pytest.fixture
-def registry(home: Path) -> Iterator[Registry]:
-    registry = Registry(home)
-    yield registry
-    registry.close()
+def opened(home: Path, database_url: str | None) -> Iterator[Callable[[], Registry]]:
+    """Opens the test's registry, each time anew, as another process would; closes all of them."""
+    with contextlib.ExitStack() as stack:
+
+        def another() -> Registry:
+            registry = Registry(home, database_url)
+            stack.callback(registry.close)
+            return registry
+
+        yield another
+
+
+@pytest.fixture
+def registry(opened: Callable[[], Registry]) -> Registry:
+    return opened()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of this session's own PostgreSQL, without a database's name."""
+    binaries = _binaries()
+    # Not below pytest's folder: that one is closed to the user who runs the server.
+    folder = Path(tempfile.mkdtemp(prefix="rootstock-postgresql-"))
+    user = None
+    if os.geteuid() == 0:  # which PostgreSQL refuses to run as
+        user = "postgres"
+        shutil.chown(folder, user, user)
+    data = folder / "data"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    make = [binaries / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "-E", "UTF8"]
+    quiet = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL}
+    subprocess.run([*make, "-D", data], check=True, **quiet)  # type: ignore[call-overload]
+    settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories="]
+    options = [word for setting in (*settings, *FAST) for word in ("-c", setting)]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(  # type: ignore[call-overload]
+            [binaries / "postgres", "-D", data, *options], **quiet | {"stdout": log, "stderr": log}
+        )
+    url = f"postgresql://postgres@127.0.0.1:{port}"
+    try:
+        _wait_for(url, folder / "log")
+        yield url
+    finally:
+        server.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(5)
+        server.kill()
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def _binaries() -> Path:
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = shutil.which("postgres")
+    for folder in [*([Path(found).parent] if found else []), *reversed(installed)]:
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder
+    pytest.skip("PostgreSQL's initdb and postgres are not installed")
+
+
+def _wait_for(url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            psycopg.connect(f"{url}/postgres").close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                pytest.fail(f"PostgreSQL did not start: {log.read_text(errors='replace')}")
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def postgresql_admin(postgresql_server: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(f"{postgresql_server}/postgres", autocommit=True) as admin:
+        yield admin
+
+
+@pytest.fixture(scope="session")
+def shared_database(
+    postgresql_server: str,
+    postgresql_admin: psycopg.Connection,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[psycopg.Connection]:
+    """A migrated database, and the connection that clears it: making one takes far longer."""
+    postgresql_admin.execute("CREATE DATABASE shared")
+    url = f"{postgresql_server}/shared"
+    Registry(tmp_path_factory.mktemp("home"), url).close()
+    with psycopg.connect(url, autocommit=True) as cleaner:
+        yield cleaner
+
+
+@pytest.fixture
+def cleared_database(postgresql_server: str, shared_database: psycopg.Connection) -> str:
+    tables = [table for table in reversed(metadata.sorted_tables) if table.name != "tenants"]
+    shared_database.execute(
+        "".join(f"DELETE FROM {table.name};" for table in tables)
+        + "DELETE FROM tenants WHERE name <> 'local';"
+        + "".join(f"ALTER SEQUENCE {name} RESTART;" for name in _sequences(shared_database))
+        + f"UPDATE alembic_version SET version_num = '{REVISIONS[-1]}'"
+    )
+    return f"{postgresql_server}/shared"
+
+
+def _sequences(connection: psycopg.Connection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT sequencename FROM pg_sequences")]
+
+
+_NUMBERS = count()
+
+
+@pytest.fixture
+def empty_database(postgresql_server: str, postgresql_admin: psycopg.Connection) -> Iterator[str]:
+    """The URL of a database that no registry has opened yet."""
+    name = f"empty_{next(_NUMBERS)}"
+    postgresql_admin.execute(f"CREATE DATABASE {name}")
+    yield f"{postgresql_server}/{name}"
+    postgresql_admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from rootstock_adapters.base_card import BaseCard
@@ -67,9 +66,11 @@ def test_a_named_job_is_claimed_alone(registry: Registry) -> None:
     assert registry.claim_job("w", 30.0, wanted.id) is None
 
 
-def test_ten_threads_claim_each_job_once(home: Path, registry: Registry) -> None:
+def test_ten_threads_claim_each_job_once(
+    opened: Callable[[], Registry], registry: Registry
+) -> None:
     ids = {registry.submit_job("local", {}).id for _ in range(30)}
-    others = [Registry(home) for _ in range(2)]
+    others = [opened() for _ in range(2)]
 
     def work(number: int) -> list[str]:
         mine = []
@@ -80,8 +81,6 @@ def test_ten_threads_claim_each_job_once(home: Path, registry: Registry) -> None
     with ThreadPoolExecutor(10) as pool:
         claimed = [job for jobs in pool.map(work, range(10)) for job in jobs]
     assert sorted(claimed) == sorted(ids)
-    for other in others:
-        other.close()
 
 
 def test_a_job_whose_lease_ran_out_is_taken_over_with_a_higher_fence(registry: Registry) -> None:

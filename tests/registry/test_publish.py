@@ -237,23 +237,25 @@ def test_twenty_threads_with_different_content_make_twenty_versions(
 
 
 def test_another_process_sees_a_version_as_soon_as_publish_returns(
-    home: Path, publish: Callable[..., Version]
+    opened: Callable[[], Registry], publish: Callable[..., Version]
 ) -> None:
-    other = Registry(home)
+    other = opened()
     for value in range(3):
         version = publish(value, promote="prod")
         assert other.resolve("local", "triage") == version
-    other.close()
 
 
 def test_a_damaged_part_or_manifest_is_said_and_repaired_by_publishing_again(
-    registry: Registry, home: Path, publish: Callable[..., Version]
+    registry: Registry,
+    opened: Callable[[], Registry],
+    home: Path,
+    publish: Callable[..., Version],
 ) -> None:
     version = publish(1.0, promote="prod")
     for file in blob_files(registry, home):
         file.chmod(0o644)
         file.write_bytes(b"!" + file.read_bytes()[1:])
-    fresh = Registry(home)
+    fresh = opened()
     with pytest.raises(errors.CorruptBlob, match="damaged"):
         fresh.resolve("local", "triage")
     with pytest.raises(errors.CorruptBlob, match="damaged"):
@@ -261,7 +263,6 @@ def test_a_damaged_part_or_manifest_is_said_and_repaired_by_publishing_again(
     assert publish(1.0) == version
     assert fresh.resolve("local", "triage") == version
     fresh.blobs.get(version.manifest.parts[0].blob)
-    fresh.close()
 
 
 def test_resolving_takes_less_than_a_millisecond(

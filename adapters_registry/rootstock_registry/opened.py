@@ -1,0 +1,65 @@
+"""An open registry: its database, its blobs, and rows turned into versions.
+
+Refuses to know what is asked of it: `registry.py` and `lifecycle.py` stand on this.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row
+
+from rootstock_registry import index
+from rootstock_registry.blobs import BlobStore
+from rootstock_registry.database import Database
+from rootstock_registry.manifest import Manifest
+from rootstock_registry.records import Version
+
+MANIFESTS_IN_MEMORY = 1024
+
+
+class Opened:
+    """Opens `home`, makes it where it does not exist, migrates it where it is older."""
+
+    def __init__(self, home: Path, database_url: str | None = None) -> None:
+        """`database_url`: PostgreSQL for what SQLite would keep in `home`; see `Database`."""
+        self._database = Database(home, database_url)
+        self.blobs = BlobStore(home / "blobs")
+        # A digest's content never changes, so this never goes stale.
+        self._manifest = lru_cache(MANIFESTS_IN_MEMORY)(
+            lambda digest: Manifest.parse(self.blobs.get(digest))
+        )
+
+    def close(self) -> None:
+        self._database.close()
+
+    def resolve(self, tenant: str, ref: str) -> Version:
+        """`name` (its alias `prod`), `name:3`, `name@alias`; each may begin with `tenant/`.
+
+        Raises NotFound; for another tenant's adapter, exactly as for one that does not exist.
+        """
+        with self._database.reads.connect() as connection:
+            row = index.resolve(connection, tenant, ref)
+        return self._version(row)
+
+    def _version(self, row: Row[Any]) -> Version:
+        return Version(
+            tenant=row.tenant,
+            name=row.name,
+            number=row.number,
+            digest=row.digest,
+            base_fingerprint=row.base_fingerprint,
+            manifest=self._manifest(row.digest),
+            aliases=tuple(sorted(row.aliases.split(","))) if row.aliases else (),
+            created_at=datetime.fromtimestamp(row.created_at, UTC),
+            yanked_at=when(row.yanked_at),
+            yank_reason=row.yank_reason,
+        )
+
+
+def when(seconds: float | None) -> datetime | None:
+    """A column's time, in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
