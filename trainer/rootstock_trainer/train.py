@@ -17,6 +17,7 @@ from rootstock_registry.names import check_name
 from safetensors.torch import save
 
 from rootstock_trainer.base import Base
+from rootstock_trainer.checkpoints import Checkpoints
 from rootstock_trainer.data import dataset_digest, read_examples, read_labelled, split
 from rootstock_trainer.errors import BadSpec
 from rootstock_trainer.evaluate import accuracy, macro_f1, majority_share, perplexity
@@ -36,8 +37,17 @@ class Outcome(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def train(spec: TrainSpec, registry: Registry, home: Path, job: Job, report: Report) -> Version:
+def train(
+    spec: TrainSpec,
+    registry: Registry,
+    home: Path,
+    job: Job,
+    report: Report,
+    checkpoints: Checkpoints | None = None,
+) -> Version:
     """Run `job` to its version, which belongs to the job's tenant; the job ends with it.
+
+    What goes down a gradient goes on from the last of `checkpoints`, and writes its own there.
 
     Raises TrainerError where the examples, the spec or the training are at fault, RegistryError
     where the version is refused (Conflict: the job was taken over, and nothing was registered).
@@ -48,7 +58,11 @@ def train(spec: TrainSpec, registry: Registry, home: Path, job: Job, report: Rep
     report(Progress("reading"))
     base = Base(registry.base(spec.base), spec.base_path)
     base.check()
-    made = _head(spec, base, home, report) if spec.method == "head" else _lora(spec, base, report)
+    made = (
+        _head(spec, base, home, report)
+        if spec.method == "head"
+        else _lora(spec, base, report, checkpoints)
+    )
     report(Progress("publishing", notes=made.notes))
     return registry.publish(
         job.tenant,
@@ -99,7 +113,7 @@ def _head(spec: TrainSpec, base: Base, home: Path, report: Report) -> Outcome:
     return Outcome(part, dataset_digest(rows), evaluation, (features.note,))
 
 
-def _lora(spec: TrainSpec, base: Base, report: Report) -> Outcome:
+def _lora(spec: TrainSpec, base: Base, report: Report, checkpoints: Checkpoints | None) -> Outcome:
     if base.card.task != "generate":
         raise BadSpec(
             f"method: lora trains decoders, and base {base.card.name} is an encoder "
@@ -116,7 +130,9 @@ def _lora(spec: TrainSpec, base: Base, report: Report) -> Outcome:
     run = LoraTraining(base.decoder(), base.card, settings, spec.seed)
     report(Progress("evaluating the base"))
     before = run.mean_loss(held_out)
-    for step in run.run(trained_on):
+    if checkpoints is not None:
+        checkpoints.about = dataset_digest(examples)
+    for step in run.run(trained_on, checkpoints):
         report(Progress("training", step.done, step.total, step.loss))
     report(Progress("evaluating"))
     after = run.mean_loss(held_out)

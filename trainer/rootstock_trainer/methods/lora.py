@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rootstock_trainer.batches import by_length, shuffled
-from rootstock_trainer.loop import Step, descend
+from rootstock_trainer.checkpoints import Checkpoints
+from rootstock_trainer.loop import Descent, Step, descend
 from rootstock_trainer.spec import LoraSettings
 from rootstock_trainer.tokens import IGNORED, TokenBatch, TokenRow, collate
 
@@ -53,7 +54,9 @@ class LoraTraining:
             # pre-training, and a rerun must be the same run.
             self._model: PeftModel = get_peft_model(model, config).eval()
 
-    def run(self, rows: Sequence[TokenRow]) -> Iterator[Step]:
+    def run(
+        self, rows: Sequence[TokenRow], checkpoints: Checkpoints | None = None
+    ) -> Iterator[Step]:
         """Train on `rows`; raises TrainingFailed where the loss breaks."""
         settings = self._settings
         lengths = [len(row.ids) for row in rows]
@@ -65,7 +68,7 @@ class LoraTraining:
             total, tokens = self._loss(collate(batch))
             return total / tokens
 
-        yield from descend(trained, batches, loss_of, settings.learning_rate)
+        yield from descend(trained, batches, loss_of, Descent(settings.learning_rate), checkpoints)
 
     @torch.inference_mode()
     def mean_loss(self, rows: Sequence[TokenRow]) -> float:
