@@ -272,7 +272,7 @@ class Rig:
         names = tuple(f"label-{i}" for i in range(labels))
         spec = HeadSpec(pooling=pooling, normalize=bool(seed % 2), labels=names)
         tensors = {
-            "weight": torch.randn(labels, self.card.hidden_size),
+            "weight": torch.randn(labels, self.card.hidden_size) / 2,
             "bias": torch.randn(labels),
         }
         part = NewPart(spec=spec, data=save(tensors))
