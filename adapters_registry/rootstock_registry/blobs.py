@@ -1,4 +1,4 @@
-"""Bytes under the name of their own sha256, in a folder: written once, checked at every read.
+"""Bytes under the name of their own sha256, in a folder or a bucket: written once, always checked.
 
 Refuses to know what the bytes mean. Imports no database, so an engine process can use it alone.
 """
@@ -6,86 +6,132 @@ Refuses to know what the bytes mean. Imports no database, so an engine process c
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from rootstock_registry.errors import CorruptBlob, NotFound
+from rootstock_registry.blob_cache import BlobCache
+from rootstock_registry.blob_folder import BlobFolder
+from rootstock_registry.blob_names import Entry, check_digest
+from rootstock_registry.errors import CorruptBlob
 
-_DIGEST = re.compile(r"sha256:([0-9a-f]{2})([0-9a-f]{62})")
+if TYPE_CHECKING:
+    from rootstock_registry.blob_bucket import BlobBucket
+
+DEFAULT_CACHE_MIB = 1024
+# Wrong bytes from a network are usually right the second time.
+_READS_OF_A_BUCKET = 2
+
+
+class Shelf(Protocol):
+    """Where blobs are kept. Digests given to it are well-formed; it does not check what it reads.
+
+    Every method raises Unavailable, or StorageFull where it writes.
+    """
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Store `data` durably; where `digest` holds other bytes, these take their place."""
+
+    def put_stream(self, chunks: Iterable[bytes]) -> tuple[str, int]:
+        """Digest and size of all `chunks`, stored durably. Holds one chunk in memory."""
+
+    def read(self, digest: str) -> bytes:
+        """All bytes, in this process's own memory. Raises NotFound."""
+
+    def missing(self, digests: Iterable[str]) -> list[str]:
+        """Those that are not stored."""
+
+    def entries(self) -> Iterator[Entry]:
+        """All that is stored, in any order; what comes and goes meanwhile may be missing."""
+
+    def delete(self, digests: list[str]) -> None:
+        """What is already gone is no error."""
+
+    def tidy(self, older_than_s: float) -> int:
+        """Remove what interrupted puts have left behind; how many files that were."""
 
 
 class BlobStore:
-    """`root/sha256/ab/cdef…`. Safe for any number of threads and processes."""
+    """`sha256/ab/cdef…` under a folder or `s3://bucket/prefix`. Safe for threads and processes.
 
-    def __init__(self, root: Path) -> None:
-        self._folder = root / "sha256"
-        if not self._folder.is_dir():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for folder in (root, root.parent):
-                _sync_folder(folder)
+    What is read from a bucket is kept in `cache_folder`, at most `cache_mib` MiB, where one is
+    given. A bucket's endpoint, region and keys come from the usual `AWS_…` variables.
+    """
+
+    def __init__(
+        self,
+        place: Path | str,
+        cache_folder: Path | None = None,
+        cache_mib: int = DEFAULT_CACHE_MIB,
+    ) -> None:
+        self._shelf: Shelf
+        self._cache: BlobCache | None = None
+        self._reads = 1
+        if isinstance(place, str) and "://" in place:
+            self._shelf = _bucket(place)
+            self._reads = _READS_OF_A_BUCKET
+            if cache_folder is not None:
+                self._cache = BlobCache(cache_folder, cache_mib * 1024 * 1024)
+        else:
+            self._shelf = BlobFolder(Path(place))
 
     def put(self, data: bytes) -> str:
-        """Store `data`; return its digest. When this returns, the bytes survive a power loss."""
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        path = self._path(digest)
-        path.parent.mkdir(exist_ok=True)
-        # A damaged blob is written again: publishing the same bytes repairs it.
-        if not _holds(path, data):
-            _write(path, data)
-        # Also when the file was already there: whoever put it may not have come this far yet.
-        _sync_folder(path.parent)
-        _sync_folder(self._folder)
+        """Store `data`; return its digest. When this returns, the bytes survive a power loss.
+
+        Raises StorageFull, Unavailable.
+        """
+        digest = digest_of(data)
+        self._shelf.put(digest, data)
         return digest
 
+    def put_stream(self, chunks: Iterable[bytes]) -> tuple[str, int]:
+        """As `put`, for bytes too many to hold at once: `(digest, size)`."""
+        return self._shelf.put_stream(chunks)
+
     def get(self, digest: str) -> bytes:
-        """The bytes of `digest`, hashed again. Raises NotFound; CorruptBlob where they differ."""
-        try:
-            data = self._path(digest).read_bytes()
-        except FileNotFoundError:
-            raise NotFound(f"blob {digest} does not exist") from None
-        except OSError as error:
-            raise CorruptBlob(f"blob {digest} cannot be read: {error.strerror}") from error
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
-            raise CorruptBlob(
-                f"blob {digest} is damaged: its bytes no longer match its digest. "
-                "Publish or import the same adapter again to repair it"
-            )
-        return data
+        """The bytes of `digest`, hashed again; these bytes, not the file, are what to parse.
 
-    def _path(self, digest: str) -> Path:
-        # The only way from text to a path: nothing but hexadecimal digits gets through.
-        match = _DIGEST.fullmatch(digest)
-        if match is None:
-            raise NotFound(f"blob {digest[:80]!r} does not exist: it is not a sha256 digest")
-        return self._folder / match[1] / match[2]
+        Raises NotFound; CorruptBlob where they differ; Unavailable.
+        """
+        check_digest(digest)
+        if self._cache is not None:
+            cached = self._cache.get(digest)
+            if cached is not None and digest_of(cached) == digest:
+                return cached
+        for _ in range(self._reads):
+            data = self._shelf.read(digest)
+            if digest_of(data) == digest:
+                if self._cache is not None:
+                    self._cache.put(digest, data)
+                return data
+        raise CorruptBlob(
+            f"blob {digest} is damaged: its bytes no longer match its digest. "
+            "Publish or import the same adapter again to repair it"
+        )
 
+    def missing(self, digests: Iterable[str]) -> list[str]:
+        """Those of `digests` that are not stored. Says nothing about whether the rest is sound."""
+        return self._shelf.missing(digests)
 
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
-    except OSError:
-        return False
+    def entries(self) -> Iterator[Entry]:
+        """Everything stored, in any order. Raises Unavailable."""
+        return self._shelf.entries()
 
+    def delete(self, digests: list[str]) -> None:
+        """For garbage collection alone, which knows what nobody needs."""
+        self._shelf.delete(digests)
 
-def _write(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".put-")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fchmod(stream.fileno(), 0o444)
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    def tidy(self, older_than_s: float) -> int:
+        """Remove what puts that were killed more than `older_than_s` ago have left; how many."""
+        return self._shelf.tidy(older_than_s)
 
 
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _bucket(url: str) -> BlobBucket:
+    # Only those who have a bucket wait for its library to load.
+    from rootstock_registry.blob_bucket import BlobBucket
+
+    return BlobBucket(url)

@@ -10,7 +10,8 @@ This room refuses to know statuses and transports: the server and the command li
     ├── Conflict            somebody else was first, or holds the job now
     ├── CorruptBlob         stored bytes no longer match their digest
     ├── NewerDatabase       the database was written by a later version of this program
-    └── Unavailable         the database does not answer, or cannot be written: try again later
+    └── Unavailable         database or blobs do not answer, or cannot be written: try again later
+        └── StorageFull     because no room is left
 """
 
 from __future__ import annotations
@@ -53,4 +54,8 @@ class NewerDatabase(RegistryError):
 
 
 class Unavailable(RegistryError):
+    pass
+
+
+class StorageFull(Unavailable):
     pass

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from rootstock_registry import index
-from rootstock_registry.blobs import BlobStore
+from rootstock_registry.blobs import DEFAULT_CACHE_MIB, BlobStore
 from rootstock_registry.database import Database
 from rootstock_registry.manifest import Manifest
 from rootstock_registry.records import Version
@@ -24,10 +24,20 @@ MANIFESTS_IN_MEMORY = 1024
 class Opened:
     """Opens `home`, makes it where it does not exist, migrates it where it is older."""
 
-    def __init__(self, home: Path, database_url: str | None = None) -> None:
-        """`database_url`: PostgreSQL for what SQLite would keep in `home`; see `Database`."""
+    def __init__(
+        self,
+        home: Path,
+        database_url: str | None = None,
+        blobs: str | None = None,
+        blob_cache_mib: int = DEFAULT_CACHE_MIB,
+    ) -> None:
+        """`database_url`: PostgreSQL for what SQLite would keep in `home`; see `Database`.
+
+        `blobs`: `s3://bucket/prefix` for what would lie in `home/blobs`; at most `blob_cache_mib`
+        MiB of it is then kept in `home/blob-cache`.
+        """
         self._database = Database(home, database_url)
-        self.blobs = BlobStore(home / "blobs")
+        self.blobs = BlobStore(blobs or home / "blobs", home / "blob-cache", blob_cache_mib)
         # A digest's content never changes, so this never goes stale.
         self._manifest = lru_cache(MANIFESTS_IN_MEMORY)(
             lambda digest: Manifest.parse(self.blobs.get(digest))

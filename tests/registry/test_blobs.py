@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,20 +74,56 @@ def test_many_threads_may_put_the_same_bytes(blobs: BlobStore, tmp_path: Path) -
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
 
 
-def test_a_full_disk_leaves_nothing_behind(
-    blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_stream_is_stored_as_its_bytes_are(blobs: BlobStore, tmp_path: Path) -> None:
+    chunks = [b"one ", b"", b"two ", b"three"]
+    assert blobs.put_stream(chunks) == (blobs.put(b"".join(chunks)), 13)
+    assert blobs.put_stream([]) == (blobs.put(b""), 0)
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2
 
-    # A real full disk needs a mount, which a test may not make.
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        blobs.put(b"hello")
-    monkeypatch.undo()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    with pytest.raises(NotFound):
-        blobs.get("sha256:" + hashlib.sha256(b"hello").hexdigest())
+    def cut_off() -> Iterator[bytes]:
+        yield b"half"
+        raise RuntimeError("the sender has gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        blobs.put_stream(cut_off())
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2
+
+
+STREAM = """
+import resource, sys
+from pathlib import Path
+from rootstock_registry import BlobStore
+blobs = BlobStore(Path(sys.argv[1]))
+chunk = bytes(1024 * 1024)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+blobs.put_stream(chunk for _ in range(64))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_stream_takes_little_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STREAM, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 8 * 1024  # KiB
+
+
+def test_a_link_in_the_place_of_a_blob_is_not_followed(blobs: BlobStore, tmp_path: Path) -> None:
+    digest = blobs.put(b"hello")
+    file = next(path for path in tmp_path.rglob("*") if path.is_file())
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptBlob, match="links are not followed"):
+        blobs.get(digest)
+
+
+def test_all_that_is_stored_is_listed_and_only_that(blobs: BlobStore, tmp_path: Path) -> None:
+    digests = {blobs.put(bytes([number])): 1 for number in range(20)}
+    (tmp_path / "blobs" / "sha256" / ".put-x").write_bytes(b"half")
+    (tmp_path / "blobs" / "sha256" / "notes.txt").write_bytes(b"not ours")
+    assert {entry.digest: entry.size for entry in blobs.entries()} == digests
+    one = next(iter(digests))
+    blobs.delete([one, one])
+    assert blobs.missing(digests) == [one]
 
 
 def test_blobs_and_manifests_need_no_database_and_no_torch() -> None:

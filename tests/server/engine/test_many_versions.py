@@ -157,7 +157,7 @@ def test_a_rank_over_the_limit_fails_its_own_request_only(rig, tmp_path):
 
 def blob_of(rig, digest: str) -> Path:
     part = rig.registry.manifest(digest).parts[0].blob.removeprefix("sha256:")
-    [file] = [f for f in (rig.registry.blobs._folder).rglob("*") if part.endswith(f.name)]
+    [file] = [f for f in rig.registry.blobs._shelf._root.rglob("*") if part.endswith(f.name)]
     return file
 
 
