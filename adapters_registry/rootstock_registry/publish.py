@@ -14,11 +14,13 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.file import TensorHeader, check_tensors
 from rootstock_adapters.kinds import parse_spec
+from sqlalchemy import Connection
 
 from rootstock_registry import index, jobs
-from rootstock_registry.blobs import BlobStore
+from rootstock_registry.blobs import BlobStore, digest_of
 from rootstock_registry.database import Database
 from rootstock_registry.errors import InvalidArtifact, WrongBase
+from rootstock_registry.keeping import store
 from rootstock_registry.manifest import BaseRef, Lineage, Manifest, Part, TensorInfo
 from rootstock_registry.names import check_name
 from rootstock_registry.records import Job, NewPart
@@ -44,14 +46,15 @@ def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
     """The version's number. The same content twice is one version.
 
     Raises InvalidName, NotFound (tenant), InvalidArtifact, WrongBase; Conflict where `job` has
-    been taken over meanwhile.
+    been taken over meanwhile; StorageFull, Unavailable.
     """
     _check_names(database, new)
-    draft = _draft(new)
-    blobs_of = [blobs.put(part.data) for part in new.parts]
-    manifest = _with_blobs(draft, blobs_of)
-    digest = blobs.put(manifest.canonical())
-    with database.writes.begin() as connection:
+    manifest = _manifest(new)
+    canonical = manifest.canonical()
+    contents = [*(part.data for part in new.parts), canonical]
+    digest = digest_of(canonical)
+
+    def register(connection: Connection) -> int:
         index.check_adapter_name(connection, new.name)
         if not index.knows_base(connection, new.base.fingerprint):
             index.add_base(connection, new.base)
@@ -60,7 +63,9 @@ def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
             index.move_alias(connection, new.tenant, new.name, new.promote, number)
         if new.job is not None:
             jobs.finish(connection, new.job, digest)
-    return number
+        return number
+
+    return store(database, blobs, contents, register)
 
 
 def _check_names(database: Database, new: Publication) -> None:
@@ -72,8 +77,8 @@ def _check_names(database: Database, new: Publication) -> None:
         index.check_adapter_name(connection, new.name)
 
 
-def _draft(new: Publication) -> Manifest:
-    """The manifest before anything is stored, so that nothing is stored for what is refused."""
+def _manifest(new: Publication) -> Manifest:
+    """Made before anything is stored, so that nothing is stored for what is refused."""
     try:
         manifest = Manifest(
             base=BaseRef(name=new.base.name, fingerprint=new.base.fingerprint),
@@ -92,14 +97,6 @@ def _draft(new: Publication) -> Manifest:
     return manifest
 
 
-def _with_blobs(draft: Manifest, digests: Sequence[str]) -> Manifest:
-    parts = [
-        part.model_copy(update={"blob": digest})
-        for part, digest in zip(draft.parts, digests, strict=True)
-    ]
-    return draft.model_copy(update={"parts": tuple(parts)})
-
-
 def _part(part: NewPart, base: BaseCard) -> Part:
     config = part.spec.model_dump(mode="json")
     try:
@@ -111,7 +108,7 @@ def _part(part: NewPart, base: BaseCard) -> Part:
     return Part(
         kind=spec.kind,
         config=config,
-        blob=_NO_BLOB,
+        blob=digest_of(part.data),
         size=len(part.data),
         tensors={name: _info(tensor) for name, tensor in sorted(tensors.items())},
     )

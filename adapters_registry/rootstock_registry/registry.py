@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rootstock_adapters.base_card import BaseCard
 
 from rootstock_registry import (
     changes,
     index,
+    jobs,
     listing,
     peft_folder,
     prompt_file,
@@ -20,6 +22,7 @@ from rootstock_registry import (
     tenants,
 )
 from rootstock_registry.changes import MAX_CHANGES, Follower
+from rootstock_registry.collect import DEFAULT_GRACE_S, Collection, collect
 from rootstock_registry.lifecycle import Lifecycle
 from rootstock_registry.manifest import Lineage, Manifest
 from rootstock_registry.publish import Publication, publish
@@ -32,10 +35,9 @@ from rootstock_registry.records import (
     Route,
     Version,
 )
-from rootstock_registry.work import Work
 
 
-class Registry(Lifecycle, Work):
+class Registry(Lifecycle):
     """Opens `home`, makes it where it does not exist, migrates it where it is older."""
 
     # Bases
@@ -132,6 +134,13 @@ class Registry(Lifecycle, Work):
         """Waits for changes from the one after `after` on; by default, from now on."""
         return Follower(self._database, after)
 
+    def gc(self, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False) -> Collection:
+        """Delete blobs that nothing has named for `grace_s` seconds; see `collect`.
+
+        Raises Conflict where another collection is at work.
+        """
+        return collect(self._database, self.blobs, grace_s, dry_run)
+
     # Tenants, keys, routes
 
     def create_tenant(self, name: str) -> None:
@@ -168,3 +177,39 @@ class Registry(Lifecycle, Work):
     def routes(self, tenant: str) -> list[Route]:
         with self._database.reads.connect() as connection:
             return routes.route_list(connection, tenant)
+
+    # Jobs
+
+    def submit_job(self, tenant: str, spec: dict[str, Any]) -> Job:
+        with self._database.writes.begin() as connection:
+            return jobs.submit(connection, tenant, spec)
+
+    def claim_job(self, owner: str, lease_s: float, job_id: str | None = None) -> Job | None:
+        """A job to work on for `lease_s` seconds, renewable; None where there is none."""
+        with self._database.writes.begin() as connection:
+            return jobs.claim(connection, owner, lease_s, job_id)
+
+    def renew_job(self, job: Job, lease_s: float, progress: dict[str, Any]) -> None:
+        """Raises Conflict where the job's lease was taken over: stop working on it."""
+        with self._database.writes.begin() as connection:
+            jobs.renew(connection, job, lease_s, progress)
+
+    def finish_job(self, job: Job, version_digest: str) -> None:
+        """Raises Conflict as `renew_job` does. Not needed after `publish(…, job=job)`."""
+        with self._database.writes.begin() as connection:
+            jobs.finish(connection, job, version_digest)
+
+    def fail_job(self, job: Job, message: str) -> None:
+        """Raises Conflict as `renew_job` does."""
+        with self._database.writes.begin() as connection:
+            jobs.fail(connection, job, message)
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFound. Not tenant-scoped: whoever answers a tenant compares `job.tenant`."""
+        with self._database.reads.connect() as connection:
+            return jobs.get(connection, job_id)
+
+    def jobs(self, tenant: str) -> list[Job]:
+        """Newest first."""
+        with self._database.reads.connect() as connection:
+            return jobs.of_tenant(connection, tenant)

@@ -1,13 +1,12 @@
-"""Killed at any step, a publish is whole or absent, and what was acknowledged stays.
+"""Killed at any step or instant, work is whole or absent, and what was acknowledged stays.
 
-Each publish runs in a forked process that kills itself (SIGKILL) before or after its n-th fsync,
-rename or commit. Page cache survives a kill, so this tests the order of steps, not the disk.
+strace finds every call that changes the disk, and kills the process there. The same is
+done to publish with no tracer: the process kills itself around the steps' own functions.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -18,19 +17,38 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_registry import Lineage, NewPart, Registry
 from sqlalchemy import event
 
+from tests.registry.crashing import at_every_call, at_random_instants
+from tests.registry.scenes import Scene, Scenes, whole
+from tests.registry.tracing import Acknowledge, can_trace, forked
+
 Head = Callable[[float], NewPart]
-Publish = Callable[[Registry, float], str]
+# `make soak` takes all points and more kills.
+POINTS = 24
+KILLS = 40
 
 
 @pytest.fixture
-def publish(card: BaseCard, head: Head, lineage: Lineage) -> Publish:
-    def make(registry: Registry, value: float) -> str:
-        version = registry.publish(
-            "local", "triage", card, [head(value)], lineage=lineage, promote="prod"
-        )
-        return version.digest
+def scenes(tmp_path: Path, card: BaseCard, head: Head, lineage: Lineage) -> Scenes:
+    return Scenes(tmp_path / "scenes", card, head, lineage)
 
-    return make
+
+@pytest.mark.skipif(not can_trace(), reason="strace is not here or may not attach")
+@pytest.mark.parametrize(
+    "name", ["publishing", "publishing_first", "collecting", "deleting", "migrating"]
+)
+def test_killed_at_calls_that_change_the_disk_work_is_whole_or_absent(
+    scenes: Scenes, home: Path, name: str
+) -> None:
+    scene: Scene = getattr(scenes, name)()
+    runs = [outcome.status for _, outcome in at_every_call(scene, home, "signal=KILL", POINTS)]
+    assert set(runs) == {-signal.SIGKILL}
+    assert len(runs) > 15
+
+
+def test_killed_at_random_instants_no_acknowledged_version_is_lost(
+    home: Path, scenes: Scenes
+) -> None:
+    assert at_random_instants(home, scenes.publish, KILLS, seed=0) >= KILLS / 2
 
 
 class DiesAt:
@@ -54,113 +72,50 @@ class DiesAt:
         return call
 
 
-def in_child(work: Callable[[Callable[[str], None]], None]) -> tuple[int, list[str]]:
-    """Run `work(acknowledge)` in a fork; its exit status, and the lines it acknowledged."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work(lambda line: os.write(writing, f"{line}\n".encode()) and None)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading) as stream:
-        lines = stream.read().split()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), lines
+def test_killing_itself_around_every_step_a_publish_is_whole_or_absent(
+    home: Path, scenes: Scenes
+) -> None:
+    scene = scenes.publishing()
+    for point in range(1, 1000):
+        scene.fresh(home)
 
+        def work(acknowledge: Acknowledge, point: int = point) -> None:
+            registry = Registry(home)
+            fault = DiesAt(point)
+            os.fsync = fault.around(os.fsync)  # type: ignore[assignment]
+            os.replace = fault.around(os.replace)  # type: ignore[assignment]
+            event.listen(registry._database.writes, "commit", fault.tick)
+            digest = scenes.publish(registry, 3.0)
+            fault.tick()
+            acknowledge(digest)
 
-def publish_and_die(home: Path, publish: Publish, value: float, point: int) -> tuple[int, set[str]]:
-    def work(acknowledge: Callable[[str], None]) -> None:
+        status, lines, errors = forked(work)
         registry = Registry(home)
-        fault = DiesAt(point)
-        os.fsync = fault.around(os.fsync)  # type: ignore[assignment]
-        os.replace = fault.around(os.replace)  # type: ignore[assignment]
-        event.listen(registry._database.writes, "commit", fault.tick)
-        digest = publish(registry, value)
-        fault.tick()
-        acknowledge(digest)
-
-    status, lines = in_child(work)
-    return status, set(lines)
-
-
-def whole_versions(home: Path) -> set[str]:
-    """The digests of all visible versions, after reading every byte of each."""
-    registry = Registry(home)
-    versions = registry.versions("local", "triage")
-    for version in versions:
-        for part in version.manifest.parts:
-            assert len(registry.blobs.get(part.blob)) == part.size
-    assert [version.number for version in versions] == list(range(1, len(versions) + 1))
-    if versions:
-        assert registry.resolve("local", "triage").number == len(versions)
-    registry.close()
-    return {version.digest for version in versions}
-
-
-def test_killed_at_every_step_a_publish_is_whole_or_absent(home: Path, publish: Publish) -> None:
-    Registry(home).close()
-    acknowledged: set[str] = set()
-    points = 0
-    while True:
-        points += 1
-        status, lines = publish_and_die(home, publish, float(points), points)
-        acknowledged |= lines
-        visible = whole_versions(home)
-        assert acknowledged <= visible
+        scene.check(registry, next(iter(lines), None))
+        registry.close()
         if status == 0:
             break
-        assert status == -signal.SIGKILL
-        registry = Registry(home)
-        digest = publish(registry, float(points))  # again: no wreck is in the way
-        registry.close()
-        acknowledged.add(digest)
-        assert whole_versions(home) == acknowledged
-    # Two blobs (four syncs or renames each, before and after), the commit, the answer.
-    assert points > 16
-
-
-def test_killed_at_random_no_acknowledged_version_is_lost(home: Path, publish: Publish) -> None:
-    Registry(home).close()
-    acknowledged: set[str] = set()
-    chance = random.Random(0)
-    for round_ in range(8):
-        delay = chance.uniform(0.01, 0.08)
-
-        def work(
-            acknowledge: Callable[[str], None], round_: int = round_, delay: float = delay
-        ) -> None:
-            registry = Registry(home)
-            acknowledge(publish(registry, -1.0 - round_))
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, wherever it is
-            signal.setitimer(signal.ITIMER_REAL, delay)
-            for number in range(10_000):
-                acknowledge(publish(registry, float(round_ * 10_000 + number)))
-
-        status, lines = in_child(work)
-        assert status == -signal.SIGALRM
-        acknowledged |= set(lines)
-        assert acknowledged <= whole_versions(home)
-    assert len(acknowledged) >= 8
+        assert status == -signal.SIGKILL, errors
+    # One new blob (four syncs or renames, before and after), another found, the commit, the answer.
+    assert point > 12
 
 
 def test_a_writer_killed_inside_its_transaction_does_not_block_the_next(
-    home: Path, publish: Publish
+    home: Path, scenes: Scenes
 ) -> None:
     Registry(home).close()
 
-    def work(_: Callable[[str], None]) -> None:
+    def work(_: Acknowledge) -> None:
         registry = Registry(home)
         with registry._database.writes.begin() as connection:
             connection.exec_driver_sql("INSERT INTO tenants VALUES ('ghost', 0)")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    assert in_child(work)[0] == -signal.SIGKILL
+    assert forked(work)[0] == -signal.SIGKILL
     start = time.monotonic()
     registry = Registry(home)
-    publish(registry, 1.0)
+    digest = scenes.publish(registry, 1.0)
     assert time.monotonic() - start < 5
     assert registry.tenants() == ["local"]
+    assert whole(registry) == [digest]
     registry.close()

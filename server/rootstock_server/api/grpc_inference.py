@@ -79,10 +79,9 @@ class Inference:
                     prompt_tokens = event.prompt_tokens
                     await _name_digests(context, target)
                     continue
-                for delta in event:
-                    completion_tokens += 1
-                    usage = messages.usage(prompt_tokens, completion_tokens)
-                    await context.write(messages.generated(head, delta, usage))
+                completion_tokens += 1
+                usage = messages.usage(prompt_tokens, completion_tokens)
+                await context.write(messages.generated(head, event, usage))
 
     async def classify(
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext
