@@ -43,7 +43,7 @@ def engines(text: str) -> tuple[Engine, Engine]:
         )
     except ModuleNotFoundError as error:
         raise RegistryError(
-            "PostgreSQL needs psycopg; install it with: pip install 'rootstock-server[postgresql]'"
+            "PostgreSQL needs psycopg; install it with: pip install 'rootstock-server[postgres]'"
         ) from error
     event.listen(engine, "connect", _configure)
     lock = f"SELECT pg_advisory_xact_lock({WRITER})"

@@ -1,0 +1,142 @@
+"""A database that does not answer is said in words, never repeats a password, and may come back."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from rootstock_registry import Registry, errors, postgresql, sqlite
+
+
+def kick_everybody(url: str) -> None:
+    """End every other connection to the database, as a server that restarts does."""
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'rootstock'"
+        )
+
+
+@pytest.fixture
+def server(cleared_database: str) -> str:
+    return cleared_database
+
+
+def test_a_server_that_is_not_there_is_said_without_its_password(home: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(errors.Unavailable, match="does not answer") as caught:
+        Registry(home, f"postgresql://me:hush@127.0.0.1:{port}/registry")
+    assert f"me:***@127.0.0.1:{port}/registry" in caught.value.message
+    assert "hush" not in caught.value.message and "\n" not in caught.value.message
+
+
+def test_a_database_that_does_not_exist_is_said(home: Path, postgresql_server: str) -> None:
+    with pytest.raises(errors.Unavailable, match='database "nowhere" does not exist'):
+        Registry(home, f"{postgresql_server}/nowhere")
+
+
+@pytest.mark.parametrize("url", ["", "registry.db", "mysql://me:hush@host/x", "sqlite:///x.db"])
+def test_another_kind_of_url_is_refused_with_the_form_of_a_right_one(home: Path, url: str) -> None:
+    with pytest.raises(errors.InvalidName, match="write postgresql://USER:PASSWORD") as caught:
+        Registry(home, url)
+    assert "hush" not in caught.value.message
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_usual_name_of_postgresql_is_understood(scheme: str) -> None:
+    url = postgresql.url_of(f"{scheme}://u:p@h:5/d?sslmode=require")
+    assert url.drivername == "postgresql+psycopg"
+    assert (url.host, url.port, url.database, dict(url.query)) == (
+        "h",
+        5,
+        "d",
+        {"sslmode": "require"},
+    )
+
+
+def test_connections_that_were_cut_are_made_anew_unnoticed(home: Path, server: str) -> None:
+    registry = Registry(home, server)
+    assert registry.tenants() == ["local"]
+    kick_everybody(server)
+    registry.create_tenant("acme")
+    assert registry.tenants() == ["acme", "local"]
+    registry.close()
+
+
+def test_a_connection_lost_inside_a_transaction_changes_nothing(home: Path, server: str) -> None:
+    registry = Registry(home, server)
+    with (
+        pytest.raises(errors.Unavailable, match=r"does not answer.*asked again safely"),
+        registry._database.writes.begin() as connection,
+    ):
+        connection.exec_driver_sql("INSERT INTO tenants VALUES ('ghost', 0)")
+        kick_everybody(server)
+        connection.exec_driver_sql("INSERT INTO tenants VALUES ('ghost2', 0)")
+    assert registry.tenants() == ["local"]
+    registry.close()
+
+
+def test_a_follower_says_that_it_was_cut_off_and_misses_nothing(home: Path, server: str) -> None:
+    registry = Registry(home, server)
+    with registry.follow() as follower:
+        assert follower.wait(0) == []
+        kick_everybody(server)
+        with pytest.raises(errors.Unavailable, match="does not answer"):
+            follower.wait(5)
+        registry.create_tenant("acme")
+        assert [change.name for change in follower.wait(5)] == ["acme"]
+    registry.close()
+
+
+def test_a_writer_that_waits_too_long_is_told_who_is_in_the_way(
+    opened: Callable[[], Registry],
+    database_url: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setitem(postgresql._SETTINGS, "lock_timeout", 100)
+    first, second = opened(), opened()
+    with (
+        first._database.writes.begin(),
+        pytest.raises(errors.Unavailable, match="is busy: another"),
+    ):
+        second.create_tenant("acme")
+    second.create_tenant("acme")
+    assert first.tenants() == ["acme", "local"]
+
+
+def test_a_reader_waits_for_no_writer(opened: Callable[[], Registry]) -> None:
+    first, second = opened(), opened()
+    with first._database.writes.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO tenants VALUES ('acme', 0)")
+        assert second.tenants() == ["local"]
+    assert second.tenants() == ["acme", "local"]
+
+
+def test_a_damaged_file_is_said(home: Path) -> None:
+    registry = Registry(home)
+    for number in range(200):
+        registry.create_tenant(f"t{number}")
+    registry.close()
+    file = home / "registry.db"
+    size = file.stat().st_size
+    with file.open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(b"\xff" * (size - 4096))
+    with pytest.raises(errors.RegistryError, match=r"is damaged|cannot be opened"):
+        Registry(home).tenants()
+
+
+def test_a_file_that_is_read_only_is_said(home: Path) -> None:
+    registry = Registry(home)
+    with registry._database.reads.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+        connection.commit()
+    with pytest.raises(errors.Unavailable, match="read-only"):
+        registry.create_tenant("acme")
+    registry.close()
