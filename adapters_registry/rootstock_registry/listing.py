@@ -95,7 +95,7 @@ def _adapters() -> Select[Any]:
     step = select(following.correlate(names).scalar_subquery(), names.c.n + 1)
     within = (names.c.name.is_not(None), names.c.n < bindparam("limit"))
     names = names.union_all(step.where(*within))
-    latest = func.coalesce(_highest(names, versions.c.yanked_at.is_(None)), _highest(names, _LIVE))
+    latest = func.coalesce(_highest(names, versions.c.yanked_at.is_(None)), _highest(names))
     shown = versions.alias("shown")
     is_latest = (
         (shown.c.tenant == bindparam("tenant"))
