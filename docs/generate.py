@@ -19,9 +19,9 @@ from pydantic.fields import FieldInfo
 from rootstock_adapters.base_card import ARCHITECTURES
 from rootstock_cli.main import app
 from rootstock_server import errors
-from rootstock_server.api import native, openai, probes
+from rootstock_server.api import files, fine_tuning, native, openai, probes
 from rootstock_server.api.handle import Handle
-from rootstock_server.config import Config, EngineLimits, Limits
+from rootstock_server.config import Config, EngineLimits, Limits, TrainingLimits
 from rootstock_server.telemetry import Telemetry
 from rootstock_wire.methods import SETTINGS, GradientSettings
 from rootstock_wire.native import MAX_HEADS
@@ -63,10 +63,19 @@ LIMITS_MEAN = {
     "max_rows_per_request": "answers of one request (prompts times `n`), and passes at a time",
     "max_adapters_per_request": "versions that a request may combine in `adapters`; more is a 400",
     "request_timeout_s": "how long a request may take in an engine, its queue included; then 504",
+    "max_file_bytes": "size of one uploaded file; a larger one is a 413",
+    "max_files_bytes_per_tenant": "size of all uploaded files of one tenant",
+    "max_waiting_per_tenant": "jobs of one tenant that wait or are paused; one more is a 400",
+    "jobs": "jobs that the sidecar runs at a time",
+    "jobs_per_tenant": "jobs of one tenant that run at a time",
+    "memory_mib": "resident memory of one job; 0 becomes half of the machine's; more ends the job",
+    "seconds": "how long one job may run, over all its interruptions; more ends the job",
     "drain_s": "how long running answers may take to finish after SIGTERM",
 }
 ERRORS_MEAN = {
     "BadRequest": "change the field that `param` names",
+    "TooLarge": "send less at once",
+    "Unknown": "look at the list of what you have; another tenant's reads the same",
     "Unauthenticated": "send a valid key",
     "Forbidden": "use a key with a larger role",
     "UnknownModel": "look at `/v1/models`; another tenant's adapter reads the same",
@@ -88,6 +97,19 @@ ROUTES_MEAN = {
     "/v1/chat/completions": "OpenAI's chat completions, with the base's chat template",
     "/v1/embeddings": "OpenAI's embeddings",
     "/v1/classify": f"one or several texts, up to {MAX_HEADS} heads; heads of one pass share it",
+    "POST /v1/files": "OpenAI's files: an upload of JSONL, CSV or Parquet, `purpose` `fine-tune`",
+    "GET /v1/files": "the caller's files",
+    "GET /v1/files/{file_id}": "one of them",
+    "/v1/files/{file_id}/content": "its bytes",
+    "DELETE /v1/files/{file_id}": "forget it",
+    "POST /v1/fine_tuning/jobs": "OpenAI's fine-tuning jobs; any method, and an `Idempotency-Key`",
+    "GET /v1/fine_tuning/jobs": "the caller's jobs, newest first",
+    "/v1/fine_tuning/jobs/{job_id}": "one of them",
+    "/v1/fine_tuning/jobs/{job_id}/cancel": "end it; nothing is registered",
+    "/v1/fine_tuning/jobs/{job_id}/pause": "put it aside after a checkpoint",
+    "/v1/fine_tuning/jobs/{job_id}/resume": "go on from that checkpoint",
+    "/v1/fine_tuning/jobs/{job_id}/events": "what happened to it, newest first",
+    "/v1/fine_tuning/jobs/{job_id}/checkpoints": "where it can be taken up again",
     "/v1/tasks/{task}": "whichever version the route of the task chooses: `messages` (chat), "
     "`prompt` (completion) or `input` (classify)",
 }
@@ -147,11 +169,18 @@ def serve_options() -> str:
     return _table(("flag", "variable", "default", "what it decides"), rows)
 
 
+SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("LIMITS__", Limits),
+    ("LIMITS__ENGINE__", EngineLimits),
+    ("LIMITS__TRAINING__", TrainingLimits),
+)
+
+
 def limits() -> str:
     """The limits; they have variables and no flags."""
     rows = []
     fields: list[tuple[str, str, FieldInfo]] = []
-    for prefix, section in (("LIMITS__", Limits), ("LIMITS__ENGINE__", EngineLimits)):
+    for prefix, section in SECTIONS:
         fields += [(prefix, name, field) for name, field in _plain_fields(section)]
     _same_names("limits", {name: 0 for _, name, _ in fields}, LIMITS_MEAN)
     for prefix, name, field in fields:
@@ -194,14 +223,20 @@ def _subclasses(cls: type[errors.RootstockError]) -> Iterator[type[errors.Rootst
 def http_routes() -> str:
     """Method and path of every HTTP route, as the application registers them."""
     nobody = cast(Handle, None)  # the routes only keep it for when they are asked
-    rooms = [cast(Any, room.routes(nobody)) for room in (probes, openai, native)]
+    rooms = [
+        cast(Any, room.routes(nobody)) for room in (probes, openai, native, files, fine_tuning)
+    ]
     found = [
         (route.path.replace(":path", ""), ", ".join(route.methods))
         for room in rooms
         for route in room.routes
     ]
-    _same_names("routes", dict(found), ROUTES_MEAN)
-    rows = [(f"`{methods} {path}`", ROUTES_MEAN[path]) for path, methods in found]
+    # A path that is asked in several ways has a sentence for each of them.
+    known = {
+        (path if path in ROUTES_MEAN else f"{how} {path}"): f"{how} {path}" for path, how in found
+    }
+    _same_names("routes", known, ROUTES_MEAN)
+    rows = [(f"`{route}`", ROUTES_MEAN[name]) for name, route in known.items()]
     return _table(("route", "what it answers"), rows)
 
 

@@ -26,12 +26,13 @@ from rootstock_registry import Registry
 from rootstock_wire.openai import ErrorBody
 
 from rootstock_server import telemetry
-from rootstock_server.api import native, openai, probes, refusals
+from rootstock_server.api import files, fine_tuning, native, openai, probes, refusals
 from rootstock_server.api.grpc_api import GrpcDoor, start_grpc
 from rootstock_server.api.handle import Handle
 from rootstock_server.api.intake import Intake, KeyFirst, Observe
 from rootstock_server.api.target import ServedBase
 from rootstock_server.base.tokenizer import Tokenizer
+from rootstock_server.busy import tell_when_busy
 from rootstock_server.config import Config
 from rootstock_server.engine.client import EngineClient
 from rootstock_server.pins import follow
@@ -49,7 +50,10 @@ def build_app(config: Config, registry: Registry, engines: Mapping[str, EngineCl
         max_adapters=config.limits.engine.max_running,
     )
     paths = {source.name: source.path for source in config.bases}
-    bases = {name: ServedBase(engine, Tokenizer(paths[name])) for name, engine in engines.items()}
+    bases = {
+        name: ServedBase(engine, Tokenizer(paths[name]), paths[name])
+        for name, engine in engines.items()
+    }
     handle = Handle(registry, bases, config.limits, metrics, no_auth=config.no_auth)
     errors: dict[int | str, dict[str, Any]] = {
         "4XX": {"model": ErrorBody},
@@ -58,11 +62,11 @@ def build_app(config: Config, registry: Registry, engines: Mapping[str, EngineCl
     # The interactive pages would load scripts from elsewhere; the schema is behind the key.
     app = FastAPI(title="Rootstock", docs_url=None, redoc_url=None, responses=errors)
     app.state.handle = handle
-    for room in (probes, openai, native):
+    for room in (probes, openai, native, files, fine_tuning):
         app.include_router(room.routes(handle))
     refusals.install(app)
     # The last one added is the outermost.
-    app.add_middleware(Intake, max_body_bytes=config.limits.max_body_bytes)
+    app.add_middleware(Intake, limits=config.limits)
     app.add_middleware(Observe, handle=handle)
     app.add_middleware(KeyFirst, handle=handle)
     return app
@@ -101,9 +105,11 @@ async def _serve(config: Config, console: Console) -> None:
         if not await _unless(stop, _load(engines, console)):
             return
         if not config.no_sidecar:
-            sidecar = Sidecar(config.home)
+            sidecar = Sidecar(config.home, config.limits.training)
             sidecar.start()
             stack.push_async_callback(sidecar.stop)
+            told = asyncio.create_task(tell_when_busy(config.home, lambda: handle.in_flight))
+            stack.callback(told.cancel)
         if config.pinned:
             pins = asyncio.create_task(follow(config.pinned, registry, engines))
             stack.callback(pins.cancel)

@@ -59,10 +59,23 @@ class EngineLimits(Section):
     backend: Literal["auto", "reference", "cpu"] = "auto"
 
 
+class TrainingLimits(Section):
+    """What the sidecar's jobs may take; the sidecar is told all but the first."""
+
+    max_waiting_per_tenant: Count = 100
+    jobs: Count = 1
+    jobs_per_tenant: Count = 1
+    memory_mib: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
+
+
 class Limits(Section):
     """Bounds on what callers may ask; the bounds of single fields live in rootstock_wire."""
 
     engine: EngineLimits = EngineLimits()
+    training: TrainingLimits = TrainingLimits()
+    max_file_bytes: Count = 64 * 1024 * 1024
+    max_files_bytes_per_tenant: Count = 1024 * 1024 * 1024
     max_body_bytes: Count = 4 * 1024 * 1024
     max_in_flight_per_tenant: Count = 64
     max_rows_per_request: Count = 64
@@ -109,6 +122,14 @@ class Config(Section):
                 "create a key (rootstock key create) and drop --no-auth"
             )
         return self
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "limits": Limits,
+    "engine": EngineLimits,
+    "training": TrainingLimits,
+    "bases": BaseSource,
+}
 
 
 def is_loopback(host: str) -> bool:
@@ -163,7 +184,7 @@ def _explain(error: Any) -> str:
         return f"{where}: {message}" if where else message
     section: type[BaseModel] = Config
     for part in path[:-1]:
-        section = {"limits": Limits, "engine": EngineLimits, "bases": BaseSource}.get(part, section)
+        section = SECTIONS.get(part, section)
     near = difflib.get_close_matches(path[-1], section.model_fields, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(section.model_fields)}"
     return f"{where}: unknown key; {hint}"

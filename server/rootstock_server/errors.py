@@ -5,9 +5,11 @@ This room refuses to know about transports: `api/` turns these classes into bodi
     RootstockError
     ├── ClientError                 the caller must change something
     │   ├── BadRequest              400 INVALID_ARGUMENT
+    │   │   └── TooLarge            413 OUT_OF_RANGE
     │   ├── Unauthenticated         401 UNAUTHENTICATED
     │   ├── Forbidden               403 PERMISSION_DENIED
     │   ├── UnknownModel            404 NOT_FOUND
+    │   ├── Unknown                 404 NOT_FOUND
     │   ├── AdapterMismatch         400 FAILED_PRECONDITION
     │   └── OverQuota               429 RESOURCE_EXHAUSTED
     ├── Overloaded                  503 UNAVAILABLE, with Retry-After
@@ -46,6 +48,13 @@ class BadRequest(ClientError):
     """A field is missing, malformed or out of its limits."""
 
 
+class TooLarge(BadRequest):
+    """The body has more bytes than are read."""
+
+    status = 413
+    grpc_status = "OUT_OF_RANGE"
+
+
 class Unauthenticated(ClientError):
     status = 401
     grpc_status = "UNAUTHENTICATED"
@@ -65,6 +74,14 @@ class UnknownModel(ClientError):
     status = 404
     grpc_status = "NOT_FOUND"
     code = "model_not_found"
+
+
+class Unknown(ClientError):
+    """No file, job or other thing with that id exists for this tenant."""
+
+    status = 404
+    grpc_status = "NOT_FOUND"
+    code = "not_found"
 
 
 class AdapterMismatch(ClientError):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import structlog
 
+from rootstock_server.config import TrainingLimits
+
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 STEADY_S = 60.0  # who ran this long gets the first delay again
 STOP_S = 10.0
@@ -20,9 +22,11 @@ log = structlog.get_logger()
 
 
 class Sidecar:
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, limits: TrainingLimits) -> None:
         module = ("-m", "rootstock_trainer.sidecar")
-        self._command = (sys.executable, *module, "--home", str(home), "--until-stdin-ends")
+        bounds = limits.model_dump_json(exclude={"max_waiting_per_tenant"})
+        options = ("--home", str(home), "--until-stdin-ends", "--limits", bounds)
+        self._command = (sys.executable, *module, *options)
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 

@@ -13,12 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rootstock_server.api.handle import Handle
 from rootstock_server.api.refusals import response_to
-from rootstock_server.errors import BadRequest, RootstockError, Unauthenticated
+from rootstock_server.config import Limits
+from rootstock_server.errors import RootstockError, TooLarge, Unauthenticated
 
 # What answers without a key; everything else does not, known route or not.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 log = structlog.get_logger()
+
+
+UPLOAD = ("POST", "/v1/files")
 
 
 class KeyFirst:
@@ -87,16 +91,19 @@ class Observe:
 class Intake:
     """Reads the body up to a limit, then runs the route and cancels it when the caller leaves."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self._app, self._max = app, max_body_bytes
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app, self._max, self._max_file = app, limits.max_body_bytes, limits.max_file_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if (scope["method"], scope["path"]) == UPLOAD:
+            # Too large to be held here: the route takes it from the socket, piece by piece.
+            return await self._app(scope, _counted(receive, self._max_file), send)
         body = await self._read(receive)
         if body is None:
-            error = BadRequest(f"the body is larger than {self._max} bytes")
-            return await response_to(error, status=413)(scope, receive, send)
+            error = TooLarge(f"the body is larger than {self._max} bytes")
+            return await response_to(error)(scope, receive, send)
         await self._run(scope, body, receive, send)
 
     async def _read(self, receive: Receive) -> bytes | None:
@@ -142,3 +149,18 @@ class Intake:
             await asyncio.gather(route, watcher, return_exceptions=True)
         if not route.cancelled():
             route.result()
+
+
+def _counted(receive: Receive, most: int) -> Receive:
+    """`receive`, which raises TooLarge where the body goes over `most` bytes."""
+    size = 0
+
+    async def next_piece() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > most:
+            raise TooLarge(f"the upload is larger than {most} bytes", param="file")
+        return message
+
+    return next_piece

@@ -79,6 +79,8 @@ def field_of(location: Sequence[str | int]) -> str:
     for before, part in zip([None, *parts], parts, strict=False):
         if isinstance(part, int):
             path += f"[{part}]"
+        elif before == "method" and isinstance(part, str):
+            continue  # the branch again: which method it is
         elif not (part in BRANCHES and isinstance(before, str)):
             path += f".{part}" if path else str(part)
     return path[:MAX_FIELD_CHARS]

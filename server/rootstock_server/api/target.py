@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.kinds import KINDS, parse_spec
@@ -25,6 +26,7 @@ class ServedBase:
 
     engine: EngineClient
     tokenizer: Tokenizer
+    path: Path  # of its folder; the sidecar trains on it
 
     @property
     def card(self) -> BaseCard:

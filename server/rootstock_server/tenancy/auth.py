@@ -18,6 +18,13 @@ LOCAL = KeyOwner(tenant="local", role="admin", key_id="no-auth")
 MAX_HEADER_CHARS = 512
 
 
+def check_role(owner: KeyOwner, needs: str) -> KeyOwner:
+    """`owner` itself. Raises Forbidden where its role is too small."""
+    if ROLES.index(owner.role) < ROLES.index(needs):
+        raise Forbidden(f"this key is a {owner.role}'s; this call needs a {needs}'s")
+    return owner
+
+
 class Authenticator:
     """With `no_auth`, everybody is the tenant `local`: only for the loopback address."""
 
@@ -31,9 +38,7 @@ class Authenticator:
         Raises Unauthenticated without a valid key, Forbidden where its role is too small.
         """
         owner = LOCAL if self._no_auth else await self._owner(authorization)
-        if ROLES.index(owner.role) < ROLES.index(needs):
-            raise Forbidden(f"this key is a {owner.role}'s; this call needs a {needs}'s")
-        return owner
+        return check_role(owner, needs)
 
     async def _owner(self, authorization: str | None) -> KeyOwner:
         if not authorization:

@@ -30,7 +30,7 @@ def translator(house, base_folders: dict[str, Path], tmp_path: Path):
             file["model"]["vocab"][token] = number
         (tmp_path / "tokenizer.json").write_text(json.dumps(file))
         engine = type(house.decoder)(card)
-        house.handle.bases["pair"] = ServedBase(engine, Tokenizer(tmp_path))
+        house.handle.bases["pair"] = ServedBase(engine, Tokenizer(tmp_path), tmp_path)
         return engine
 
     return serve

@@ -1,0 +1,180 @@
+"""OpenAI's files: a tenant's uploads, checked for their form before they are kept.
+
+Refuses to know what the rows mean: a job's trainer checks that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from rootstock_registry import KeyOwner, Registry
+from rootstock_registry.records_work import StoredFile
+from rootstock_wire.fine_tuning import FileDeleted, FileObject, Page
+from starlette.datastructures import UploadFile
+
+from rootstock_server.api.handle import Handle
+from rootstock_server.api.openai import caller_of
+from rootstock_server.api.work import in_words
+from rootstock_server.errors import BadRequest
+from rootstock_server.tenancy.auth import check_role
+
+PURPOSE = "fine-tune"
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+PARQUET = b"PAR1"
+MAX_FILES_PAGE = 10_000
+MAX_NAMED_LINES = 20
+# Form fields beside the file are names; a longer one is a mistake.
+MAX_FIELD_BYTES = 4096
+UPLOAD_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": [PURPOSE]},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def routes(handle: Handle) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["files"])
+    # Uploads are spooled to disk as they come; one at a time is then read to be checked and stored.
+    one = asyncio.Lock()
+
+    @router.post("/files", openapi_extra=UPLOAD_FORM)
+    async def upload(request: Request) -> FileObject:
+        caller = _publisher(request)
+        form = request.form(max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES)
+        async with form as fields, one:
+            file = _checked_form(fields)
+            name = PurePosixPath(file.filename or "").name
+            data = await file.read()
+            with in_words("file"):
+                await asyncio.to_thread(check, name, data)
+                stored = await asyncio.to_thread(_add, handle, caller.tenant, name, data)
+        return _object(stored)
+
+    @router.get("/files")
+    async def list_files(
+        request: Request,
+        purpose: Annotated[str | None, Query(max_length=64)] = None,
+        after: Annotated[str | None, Query(max_length=64)] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_FILES_PAGE)] = MAX_FILES_PAGE,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> Page[FileObject]:
+        tenant = _publisher(request).tenant
+
+        def read() -> list[StoredFile]:
+            return handle.registry.files(
+                tenant, purpose=purpose, after=after, limit=limit + 1, order=order
+            )
+
+        with in_words("after"):
+            found = await asyncio.to_thread(read)
+        return Page[FileObject].of([_object(stored) for stored in found], limit)
+
+    @router.get("/files/{file_id}")
+    async def retrieve_file(file_id: str, request: Request) -> FileObject:
+        return _object(await _stored(handle.registry, _publisher(request), file_id))
+
+    @router.get("/files/{file_id}/content")
+    async def file_content(file_id: str, request: Request) -> Response:
+        stored = await _stored(handle.registry, _publisher(request), file_id)
+        data = await asyncio.to_thread(handle.registry.blobs.get, stored.digest)
+        return Response(data, media_type="application/octet-stream")
+
+    @router.delete("/files/{file_id}")
+    async def delete_file(file_id: str, request: Request) -> FileDeleted:
+        """Jobs that still need the file will fail, and say so."""
+        with in_words("file_id"):
+            tenant = _publisher(request).tenant
+            await asyncio.to_thread(handle.registry.delete_file, tenant, file_id)
+        return FileDeleted(id=file_id)
+
+    return router
+
+
+def check(name: str, data: bytes) -> None:
+    """Raises BadRequest naming what is wrong with an upload's name, size or lines."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise BadRequest(f"file: its name must end in {', '.join(SUFFIXES)}", param="file")
+    if not data:
+        raise BadRequest("file: it is empty", param="file")
+    if suffix == ".parquet":
+        if not (data.startswith(PARQUET) and data.endswith(PARQUET)):
+            raise BadRequest("file: it is not a Parquet file", param="file")
+        return
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise BadRequest(f"file: line {line} is not UTF-8", param="file") from None
+    if suffix == ".jsonl":
+        _check_lines(text)
+
+
+def _check_lines(text: str) -> None:
+    faults = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                fault = None if isinstance(json.loads(line), dict) else "not a JSON object"
+            except (ValueError, RecursionError):
+                fault = "not valid JSON"
+            if fault:
+                faults.append(f"line {number} is {fault}")
+    if faults:
+        more = len(faults) - MAX_NAMED_LINES
+        named = "; ".join(faults[:MAX_NAMED_LINES]) + (f"; and {more} more" if more > 0 else "")
+        raise BadRequest(f"file: {named}", param="file")
+
+
+def _add(handle: Handle, tenant: str, name: str, data: bytes) -> StoredFile:
+    room = handle.limits.max_files_bytes_per_tenant
+    return handle.registry.add_file(tenant, name, PURPOSE, data, room=room)
+
+
+def _checked_form(fields: Mapping[str, UploadFile | str]) -> UploadFile:
+    unknown = sorted(fields.keys() - {"file", "purpose"})
+    if unknown:
+        name = unknown[0][:64]
+        raise BadRequest(f"{name}: is not supported here; leave it out", param=name)
+    if fields.get("purpose") != PURPOSE:
+        raise BadRequest(f"purpose: must be `{PURPOSE}`", param="purpose")
+    file = fields.get("file")
+    if not isinstance(file, UploadFile):
+        raise BadRequest("file: is required, as a file of a multipart form", param="file")
+    return file
+
+
+async def _stored(registry: Registry, caller: KeyOwner, file_id: str) -> StoredFile:
+    with in_words("file_id"):
+        return await asyncio.to_thread(registry.file, caller.tenant, file_id)
+
+
+def _publisher(request: Request) -> KeyOwner:
+    return check_role(caller_of(request), "publisher")
+
+
+def _object(stored: StoredFile) -> FileObject:
+    return FileObject(
+        id=stored.id,
+        bytes=stored.bytes,
+        created_at=int(stored.created_at.timestamp()),
+        filename=stored.filename,
+        purpose=stored.purpose,
+    )
