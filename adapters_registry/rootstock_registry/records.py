@@ -140,6 +140,9 @@ class Job:
     tenant: str
     spec: dict[str, Any]
     state: JobState
+    requested: Literal["pause", "cancel"] | None  # what its worker has not done yet
+    priority: int
+    idempotency_key: str | None
     owner: str | None
     lease_expires_at: datetime | None
     fence: int

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rootstock_adapters.base_card import BaseCard
 
 from rootstock_registry import (
     changes,
     index,
-    jobs,
     listing,
     peft_folder,
     prompt_file,
@@ -35,9 +33,10 @@ from rootstock_registry.records import (
     Route,
     Version,
 )
+from rootstock_registry.work import Work
 
 
-class Registry(Lifecycle):
+class Registry(Lifecycle, Work):
     """Opens `home`, makes it where it does not exist, migrates it where it is older."""
 
     # Bases
@@ -177,39 +176,3 @@ class Registry(Lifecycle):
     def routes(self, tenant: str) -> list[Route]:
         with self._database.reads.connect() as connection:
             return routes.route_list(connection, tenant)
-
-    # Jobs
-
-    def submit_job(self, tenant: str, spec: dict[str, Any]) -> Job:
-        with self._database.writes.begin() as connection:
-            return jobs.submit(connection, tenant, spec)
-
-    def claim_job(self, owner: str, lease_s: float, job_id: str | None = None) -> Job | None:
-        """A job to work on for `lease_s` seconds, renewable; None where there is none."""
-        with self._database.writes.begin() as connection:
-            return jobs.claim(connection, owner, lease_s, job_id)
-
-    def renew_job(self, job: Job, lease_s: float, progress: dict[str, Any]) -> None:
-        """Raises Conflict where the job's lease was taken over: stop working on it."""
-        with self._database.writes.begin() as connection:
-            jobs.renew(connection, job, lease_s, progress)
-
-    def finish_job(self, job: Job, version_digest: str) -> None:
-        """Raises Conflict as `renew_job` does. Not needed after `publish(…, job=job)`."""
-        with self._database.writes.begin() as connection:
-            jobs.finish(connection, job, version_digest)
-
-    def fail_job(self, job: Job, message: str) -> None:
-        """Raises Conflict as `renew_job` does."""
-        with self._database.writes.begin() as connection:
-            jobs.fail(connection, job, message)
-
-    def job(self, job_id: str) -> Job:
-        """Raises NotFound. Not tenant-scoped: whoever answers a tenant compares `job.tenant`."""
-        with self._database.reads.connect() as connection:
-            return jobs.get(connection, job_id)
-
-    def jobs(self, tenant: str) -> list[Job]:
-        """Newest first."""
-        with self._database.reads.connect() as connection:
-            return jobs.of_tenant(connection, tenant)

@@ -58,11 +58,13 @@ def test_sigterm_ends_sidecar_and_worker_with_status_zero(
         wait_for(lambda: registry.job(job.id).progress.get("stage") == "training")
         (worker,) = children(process.pid)
         assert os.getpriority(os.PRIO_PROCESS, worker) == 10
+        assert os.sched_getscheduler(worker) == os.SCHED_IDLE
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert not Path(f"/proc/{worker}").exists()
-    # Not failed: another sidecar takes it up when the lease has run out.
-    assert registry.job(job.id).state == "running"
+    # Not failed: it waits, and goes on from the checkpoint that its worker wrote.
+    assert registry.job(job.id).state == "queued"
+    assert registry.job_checkpoints("local", job.id)
     assert registry.adapters("local") == []
 
 

@@ -16,13 +16,14 @@ import pytest
 from rich.console import Console
 from rootstock_registry import Job, Registry
 from rootstock_registry.errors import Conflict
-from rootstock_trainer import worker
+from rootstock_trainer import lease as lease_room
 from rootstock_trainer.errors import TrainingFailed
 from rootstock_trainer.foreground import run_foreground
 from rootstock_trainer.launch import Worker
+from rootstock_trainer.lease import Lease
 from rootstock_trainer.progress import Progress
 from rootstock_trainer.spec import TrainSpec
-from rootstock_trainer.worker import FAILED, NOT_OURS, OUR_FAULT, Lease, main, work
+from rootstock_trainer.worker import FAILED, NOT_OURS, OUR_FAULT, main, work
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -78,8 +79,8 @@ def test_lease_lost_in_the_middle_stops_the_work_and_registers_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A heartbeat so rare that the lease runs out between two of them, as on a stalled machine.
-    monkeypatch.setattr(worker, "HEARTBEAT_S", 3600.0)
-    monkeypatch.setattr(worker, "LEASE_S", 0.0)
+    monkeypatch.setattr(lease_room, "HEARTBEAT_S", 3600.0)
+    monkeypatch.setattr(lease_room, "LEASE_S", 0.0)
     spec = lora_spec.model_copy(update={"hyperparameters": {"n_epochs": 40}})
     job = claimed(spec)
     statuses: list[int] = []
@@ -101,7 +102,7 @@ def test_heartbeat_renews_the_lease_and_shows_progress(
     claimed: Callable[[TrainSpec], Job],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(lease_room, "HEARTBEAT_S", 0.02)
     job = claimed(head_spec)
     with Lease(registry, job) as lease:
         lease.report(Progress("embedding", 1, 10))
@@ -134,14 +135,20 @@ def test_our_own_fault_is_one_sentence_in_the_row_and_a_traceback_in_the_log(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_killed_worker_fails_its_job_in_words(
+def test_job_whose_workers_keep_being_killed_fails_in_words(
     registry: Registry, home: Path, head_spec: TrainSpec, claimed: Callable[[TrainSpec], Job]
 ) -> None:
-    job = claimed(head_spec)
-    process = Worker(home, job, ONE_THREAD)
-    os.kill(process.pid, signal.SIGKILL)
-    process.close(registry)
-    assert registry.job(job.id).error == "the worker process ended with signal 9"
+    job: Job | None = claimed(head_spec)
+    for _ in range(3):
+        assert job is not None
+        process = Worker(home, job, ONE_THREAD)
+        os.kill(process.pid, signal.SIGKILL)
+        process.close(registry)
+        job = registry.claim_job("the test", 60.0)
+    assert job is None
+    (ended,) = registry.jobs("local")
+    assert ended.error is not None
+    assert ended.error.startswith("the worker process ended with signal 9 (3 times")
 
 
 def test_foreground_shows_progress_and_returns_the_version(

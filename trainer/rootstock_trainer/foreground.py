@@ -14,9 +14,9 @@ from rootstock_registry import Job, Registry, Version
 
 from rootstock_trainer.errors import TrainingFailed
 from rootstock_trainer.launch import Worker, claimant, fail
+from rootstock_trainer.lease import LEASE_S
 from rootstock_trainer.progress import Progress as JobProgress
 from rootstock_trainer.spec import TrainSpec
-from rootstock_trainer.worker import LEASE_S
 
 POLL_S = 0.2
 
@@ -62,8 +62,8 @@ def _work(registry: Registry, home: Path, job: Job, bar: _Bar) -> None:
             bar.show(registry.job(job.id))
             time.sleep(POLL_S)
     except BaseException:
-        worker.stop()
         fail(registry, job, "interrupted")
+        worker.kill()
         raise
     finally:
         worker.close(registry)

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from rootstock_registry import Job, Registry
 from rootstock_registry.errors import Conflict
 
-STOP_S = 5.0
+STOP_S = 8.0
 # A job works on local folders: nothing in it may wait for a network, or fill its log with bars.
 # Threads that spin while they wait take the core from the engine beside them.
 ENVIRONMENT = {
@@ -32,14 +33,14 @@ class Worker:
     """One running worker process. It has a session of its own, so that a Ctrl-C in the terminal
     reaches only who started it."""
 
-    def __init__(self, home: Path, job: Job, environment: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, job: Job, environment: Mapping[str, str], *options: str) -> None:
         self._job = job
         # A file, not a pipe: nobody has to read while the worker talks.
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         module = ["-m", "rootstock_trainer.worker"]
-        options = ["--home", str(home), "--job", job.id, "--fence", str(job.fence)]
+        which = ["--home", str(home), "--job", job.id, "--fence", str(job.fence)]
         self._process = subprocess.Popen(
-            [sys.executable, *module, *options],
+            [sys.executable, *module, *which, *options],
             env={**os.environ, **ENVIRONMENT, **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -55,8 +56,17 @@ class Worker:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def memory(self) -> int:
+        """Resident bytes; 0 once it has ended."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
     def stop(self) -> None:
-        """End the process if it still runs; the job stays as it is."""
+        """End the process if it still runs; it has a moment for a checkpoint."""
         self._process.terminate()
         try:
             self._process.wait(STOP_S)
@@ -64,24 +74,31 @@ class Worker:
             self._process.kill()
             self._process.wait()
 
+    def kill(self) -> None:
+        """End the process at once: what it works on is not wanted any more."""
+        self._process.kill()
+        self._process.wait()
+
     def close(self, registry: Registry) -> str:
-        """After the process has ended: fail a job that it left unfinished; returns its log."""
+        """After the process has ended: give back a job that it left as it was; returns its log.
+
+        Such a job is tried again from its last checkpoint, unless its workers keep dying.
+        """
         status = self._process.wait()
         self._log.seek(0)
         log = self._log.read().decode(errors="replace")
         self._log.close()
         how = f"signal {-status}" if status < 0 else f"status {status}"
         said = f": {log.strip().splitlines()[-1]}" if log.strip() else ""
-        fail(registry, self._job, f"the worker process ended with {how}{said}")
+        with suppress(Conflict):  # it has ended already, or is somebody else's
+            registry.lose_job(self._job, f"the worker process ended with {how}{said}")
         return log
 
 
 def fail(registry: Registry, job: Job, message: str) -> None:
     """Fail `job` if this claim still holds it."""
-    try:
+    with suppress(Conflict):  # it has ended already, or is somebody else's
         registry.fail_job(job, message)
-    except Conflict:
-        return  # it has ended already, or is somebody else's
 
 
 def claimant() -> str:

@@ -2,86 +2,48 @@
 
 Whoever starts it has claimed the job; `N` is that claim's fencing token. It keeps the lease by a
 heartbeat, and refuses to know how jobs are chosen. Exit status: 0 a version was registered; 1 the
-job failed, its row says why; 3 the job was somebody else's, nothing was registered; 70 a fault of
-ours, its row says that too.
+job failed, its row says why; 3 the job is no longer this claim's, nothing was registered; 4 the
+job was put down after a checkpoint; 70 a fault of ours, its row says that too.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-import threading
 import traceback
 from pathlib import Path
-from types import TracebackType
 
 from rootstock_adapters.errors import ArtifactError, BaseError
 from rootstock_registry import Job, Registry
 from rootstock_registry.errors import Conflict, RegistryError
 
+from rootstock_trainer.courtesy import Courtesy, busy_file
 from rootstock_trainer.errors import TrainerError
+from rootstock_trainer.inputs import job_folder, localized, tidy
+from rootstock_trainer.lease import Interrupted, Lease
 from rootstock_trainer.progress import Progress
+from rootstock_trainer.results import keep_results
 from rootstock_trainer.spec import TrainSpec
 
-LEASE_S = 60.0  # longer than a busy machine needs to import torch
-HEARTBEAT_S = 1.0
-
-REGISTERED, FAILED, NOT_OURS, OUR_FAULT = 0, 1, 3, 70
+REGISTERED, FAILED, NOT_OURS, PUT_DOWN, OUR_FAULT = 0, 1, 3, 4, 70
 
 
-class Lease:
-    """Holds a job, and keeps its row's progress fresh, while the work goes on in another thread."""
-
-    def __init__(self, registry: Registry, job: Job) -> None:
-        self._registry, self._job = registry, job
-        self._progress = Progress("starting")
-        self._ended = threading.Event()
-        self._lost: Conflict | None = None
-        self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Lease:
-        self._renew()
-        self._heartbeat.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._heartbeat.join()
-
-    def report(self, progress: Progress) -> None:
-        """Raises Conflict once the job was taken over: whoever works on it stops here."""
-        if self._lost is not None:
-            raise self._lost
-        new_stage = progress.stage != self._progress.stage
-        self._progress = progress
-        if new_stage:  # a short stage would otherwise pass between two heartbeats, unseen
-            self._renew()
-
-    def _renew(self) -> None:
-        self._registry.renew_job(self._job, LEASE_S, self._progress.to_row())
-
-    def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
-            try:
-                self._renew()
-            except Conflict as error:
-                self._lost = error
-                return
-
-
-def work(registry: Registry, home: Path, job: Job) -> int:
+def work(registry: Registry, home: Path, job: Job, lease: Lease | None = None) -> int:
     """Run a claimed job and write its end into its row; returns the exit status."""
+    status = _worked(registry, home, job, lease)
+    if registry.job(job.id).finished_at is not None:
+        tidy(home, job.id)
+    return status
+
+
+def _worked(registry: Registry, home: Path, job: Job, lease: Lease | None) -> int:
     # The claim is renewed before torch, transformers and the data take their time.
     try:
-        with Lease(registry, job) as lease:
-            from rootstock_trainer.train import train
-
-            train(TrainSpec.parse(job.spec), registry, home, job, lease.report)
+        with lease or Lease(registry, job) as held:
+            _train(registry, home, job, held)
+    except Interrupted as interrupted:
+        return _put_down(registry, job, interrupted)
     except Conflict as error:
         return _conflict(registry, job, error)
     except (TrainerError, RegistryError, ArtifactError, BaseError, MemoryError, OSError) as error:
@@ -93,11 +55,34 @@ def work(registry: Registry, home: Path, job: Job) -> int:
     return REGISTERED
 
 
+def _train(registry: Registry, home: Path, job: Job, lease: Lease) -> None:
+    spec = TrainSpec.parse(localized(registry, home, job))
+    from rootstock_trainer.checkpoints import Checkpoints
+    from rootstock_trainer.train import train
+
+    checkpoints = Checkpoints(
+        job_folder(home, job.id) / "checkpoints",
+        job.fence,
+        wanted=lambda: lease.interrupted,
+        saved=lease.checkpointed,
+    )
+
+    def report(progress: Progress) -> None:
+        lease.report(progress)
+        if progress.stage == "publishing":  # with the version the job ends, and takes no more
+            lease.results(keep_results(registry, home, job))
+
+    train(spec, registry, home, job, report, checkpoints)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rootstock_trainer.worker", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--job", required=True)
     parser.add_argument("--fence", type=int, required=True)
+    parser.add_argument(
+        "--beside-server", action="store_true", help="pause between steps while it is busy"
+    )
     options = parser.parse_args(arguments)
     registry = Registry(options.home)
     try:
@@ -105,12 +90,23 @@ def main(arguments: list[str] | None = None) -> int:
         if job.state != "running" or job.fence != options.fence:
             print(f"job {job.id} is held by somebody else", file=sys.stderr)
             return NOT_OURS
-        return work(registry, options.home, job)
+        courtesy = Courtesy(busy_file(options.home)) if options.beside_server else None
+        lease = Lease(registry, job, courtesy)
+        signal.signal(signal.SIGTERM, lambda *_: lease.stop())
+        return work(registry, options.home, job, lease)
     except RegistryError as error:
         print(error.message, file=sys.stderr)
         return FAILED
     finally:
         registry.close()
+
+
+def _put_down(registry: Registry, job: Job, interrupted: Interrupted) -> int:
+    try:
+        registry.release_job(job, paused=interrupted.why == "pause")
+    except Conflict:
+        return NOT_OURS
+    return PUT_DOWN
 
 
 def _conflict(registry: Registry, job: Job, error: Conflict) -> int:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import httpx
+import aiohttp
 
 from rootstock_cli.bench.traffic import Ask
 
@@ -76,22 +76,27 @@ class Load:
 
 
 class Caller:
-    """One HTTP client of one server, as an async context. Its answers carry what went wrong."""
+    """One HTTP client of one server, as an async context. Its answers carry what went wrong.
 
-    def __init__(self, url: str, api_key: str | None = None, connections: int | None = None):
+    aiohttp, because it reads HTTP in C: what the load generator takes, the server beside it lacks.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, connections: int = 0) -> None:
+        """At most `connections` at a time; 0 is any number: an open loop waits for nobody."""
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        # No pooling limit unless asked: an open loop waits for nobody.
-        limits = httpx.Limits(max_connections=connections)
-        self._client = httpx.AsyncClient(
-            base_url=url, headers=headers, limits=limits, timeout=REQUEST_TIMEOUT_S
+        self._session = aiohttp.ClientSession(
+            url,
+            headers=headers,
+            connector=aiohttp.TCPConnector(limit=connections),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
         )
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
+        await self._session.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        await self._session.close()
 
     async def answer(self, ask: Ask, due: float | None = None) -> Answer:
         """Stream one answer to its end. Never raises for what the server does or does not do."""
@@ -102,7 +107,7 @@ class Caller:
             digest = await self._stream(ask, arrivals)
             if len(arrivals) != ask.new_tokens:
                 error = f"{len(arrivals)} tokens came, not {ask.new_tokens}"
-        except httpx.HTTPError as fault:
+        except (aiohttp.ClientError, TimeoutError) as fault:
             error = f"no answer: {str(fault) or type(fault).__name__}"
         except _Wrong as fault:
             error = str(fault)
@@ -118,9 +123,9 @@ class Caller:
             "return_token_ids": True,
             "stream": True,
         }
-        async with self._client.stream("POST", "/v1/completions", json=body) as response:
-            if response.status_code != 200:
-                raise _Wrong(f"HTTP {response.status_code}: {_said(await response.aread())}")
+        async with self._session.post("/v1/completions", json=body) as response:
+            if response.status != 200:
+                raise _Wrong(f"HTTP {response.status}: {_said(await response.read())}")
             async for event in _events(response):
                 if "error" in event:
                     raise _Wrong(f"error in the stream: {_message(event)}")
@@ -175,10 +180,10 @@ class _Wrong(Exception):
     """The server answered something else than the tokens that were asked for."""
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
     """The JSON of each server-sent event, up to `[DONE]`; without it the answer was cut off."""
     rest = b""
-    async for piece in response.aiter_bytes():
+    async for piece in response.content.iter_any():
         *whole, rest = (rest + piece).split(b"\n\n")
         for event in whole:
             if event == b"data: [DONE]":

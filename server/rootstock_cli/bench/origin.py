@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("rootstock-server", "torch", "transformers", "peft", "httpx", "uvicorn")
+LIBRARIES = ("rootstock-server", "torch", "transformers", "peft", "aiohttp", "uvicorn")
 
 
 def origin(command: Sequence[str], libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:

@@ -68,16 +68,17 @@ class Collected:
     finish_reason: str | None = None
 
 
-async def collect(begun: Begun, n: int, deltas: AsyncIterator[Delta]) -> list[Collected]:
+async def collect(begun: Begun, n: int, batches: AsyncIterator[Sequence[Delta]]) -> list[Collected]:
     """All answers of a generation, in the order of their indices."""
     answers = [Collected() for _ in range(len(begun.prompt_ids) * n)]
-    async for delta in deltas:
-        answer = answers[delta.index]
-        answer.text += delta.text
-        answer.token_ids.append(delta.token_id)
-        if delta.scored is not None:
-            answer.scored.append(delta.scored)
-        answer.finish_reason = delta.finish_reason
+    async for deltas in batches:
+        for delta in deltas:
+            answer = answers[delta.index]
+            answer.text += delta.text
+            answer.token_ids.append(delta.token_id)
+            if delta.scored is not None:
+                answer.scored.append(delta.scored)
+            answer.finish_reason = delta.finish_reason
     return answers
 
 
@@ -134,61 +135,82 @@ def _chat_choice(body: ChatBody, index: int, answer: Collected, reader: tools.Re
     )
 
 
-async def completion_chunks(
-    begun: Begun, body: CompletionBody, deltas: AsyncIterator[Delta]
-) -> AsyncIterator[Completion]:
-    envelope = Envelope(begun, "cmpl")
-    n = body.n or 1
-    offsets: dict[int, int] = {}
-    made = 0
-    async for delta in deltas:
-        made += 1
-        first = delta.index not in offsets
-        offset = offsets.get(delta.index, 0)
-        offsets[delta.index] = offset + len(delta.scored.drawn.text if delta.scored else "")
+class CompletionChunks:
+    """A completion's stream: one chunk per delta that says something."""
+
+    def __init__(self, begun: Begun, body: CompletionBody) -> None:
+        self._body = body
+        self._envelope = Envelope(begun, "cmpl")
+        self._offsets: dict[int, int] = {}
+        self._made = 0
+
+    def opening(self) -> list[Completion]:
+        return []
+
+    def of(self, delta: Delta) -> Completion | None:
+        body, index = self._body, delta.index
+        self._made += 1
+        first = index not in self._offsets
+        offset = self._offsets.get(index, 0)
+        self._offsets[index] = offset + len(delta.scored.drawn.text if delta.scored else "")
         if _silent(body, delta, delta.text):
-            continue
+            return None
         ids = body.return_token_ids
+        begins = ids and first
         choice = CompletionChoice(
-            index=delta.index,
+            index=index,
             text=delta.text,
             finish_reason=cast(FinishReason, delta.finish_reason),
             logprobs=_completion_logprobs(body, _listed(delta.scored), offset),
             token_ids=[delta.token_id] if ids else None,
-            prompt_token_ids=envelope.prompt_ids(delta.index, n) if ids and first else None,
+            prompt_token_ids=self._envelope.prompt_ids(index, body.n or 1) if begins else None,
         )
-        yield _completion(envelope, [choice], None)
-    if body.include_usage:
-        yield _completion(envelope, [], envelope.usage(made))
+        return _completion(self._envelope, [choice], None)
+
+    def closing(self) -> list[Completion]:
+        if not self._body.include_usage:
+            return []
+        return [_completion(self._envelope, [], self._envelope.usage(self._made))]
 
 
-async def chat_chunks(
-    begun: Begun, body: ChatBody, deltas: AsyncIterator[Delta]
-) -> AsyncIterator[ChatChunk]:
-    envelope = Envelope(begun, "chatcmpl")
-    made = 0
-    reader = tools.reader_for(body)
-    readers = [reader() for _ in range(body.n or 1)]
-    for index in range(len(readers)):
-        opening = ChunkChoice(index=index, delta=ChatDelta(role="assistant", content=""))
-        prompt_ids = begun.prompt_ids[0] if body.return_token_ids and index == 0 else None
-        yield _chat_chunk(envelope, [opening], prompt_token_ids=prompt_ids)
-    async for delta in deltas:
-        made += 1
-        said = readers[delta.index].push(delta.text, delta.finish_reason)
-        if _silent(body, delta, said.text or said.calls):
-            continue
+class ChatChunks:
+    """A chat completion's stream: who speaks, then one chunk per delta that says something."""
+
+    def __init__(self, begun: Begun, body: ChatBody) -> None:
+        self._body = body
+        self._envelope = Envelope(begun, "chatcmpl")
+        reader = tools.reader_for(body)
+        self._readers = [reader() for _ in range(body.n or 1)]
+        self._made = 0
+
+    def opening(self) -> list[ChatChunk]:
+        chunks = []
+        for index in range(len(self._readers)):
+            speaker = ChunkChoice(index=index, delta=ChatDelta(role="assistant", content=""))
+            told = self._body.return_token_ids and index == 0
+            prompt_ids = self._envelope.begun.prompt_ids[0] if told else None
+            chunks.append(_chat_chunk(self._envelope, [speaker], prompt_token_ids=prompt_ids))
+        return chunks
+
+    def of(self, delta: Delta) -> ChatChunk | None:
+        self._made += 1
+        said = self._readers[delta.index].push(delta.text, delta.finish_reason)
+        if _silent(self._body, delta, said.text or said.calls):
+            return None
         calls = [_tool_delta(part) for part in said.calls]
         choice = ChunkChoice(
             index=delta.index,
             delta=ChatDelta(content=said.text or None, tool_calls=calls or None),
             finish_reason=cast(FinishReason, said.finish_reason),
-            logprobs=_chat_logprobs(body, _listed(delta.scored)),
-            token_ids=[delta.token_id] if body.return_token_ids else None,
+            logprobs=_chat_logprobs(self._body, _listed(delta.scored)),
+            token_ids=[delta.token_id] if self._body.return_token_ids else None,
         )
-        yield _chat_chunk(envelope, [choice])
-    if body.include_usage:
-        yield _chat_chunk(envelope, [], usage=envelope.usage(made))
+        return _chat_chunk(self._envelope, [choice])
+
+    def closing(self) -> list[ChatChunk]:
+        if not self._body.include_usage:
+            return []
+        return [_chat_chunk(self._envelope, [], usage=self._envelope.usage(self._made))]
 
 
 def _made(answers: Sequence[Collected]) -> int:

@@ -39,7 +39,7 @@ async def target_of(
 
 async def heads_of(handle: Handle, caller: KeyOwner, body: ClassifyRequest) -> list[Target]:
     """The targets of `models`, the pass of each with `adapters` beside what it brings itself."""
-    targets = [await handle.resolve(caller, model, "models") for model in body.models]
+    targets = await handle.resolve_all(caller, body.models, "models")
     return [await _with(handle, caller, target, body.adapters or []) for target in targets]
 
 

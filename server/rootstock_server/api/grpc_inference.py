@@ -79,9 +79,10 @@ class Inference:
                     prompt_tokens = event.prompt_tokens
                     await _name_digests(context, target)
                     continue
-                completion_tokens += 1
-                usage = messages.usage(prompt_tokens, completion_tokens)
-                await context.write(messages.generated(head, event, usage))
+                for delta in event:
+                    completion_tokens += 1
+                    usage = messages.usage(prompt_tokens, completion_tokens)
+                    await context.write(messages.generated(head, delta, usage))
 
     async def classify(
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext

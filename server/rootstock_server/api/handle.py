@@ -22,7 +22,7 @@ from rootstock_wire.native import Classification, ClassifiedText, ClassifyBody
 from rootstock_wire.openai import ChatBody, CompletionBody, EmbeddingRequest, Usage
 
 from rootstock_server.api import prepare, verdict
-from rootstock_server.api.stream import Delta, Merge, deltas
+from rootstock_server.api.stream import Answers, Delta
 from rootstock_server.api.target import ServedBase, Target
 from rootstock_server.config import Limits
 from rootstock_server.engine.request import Encode, Encoded, Generate
@@ -79,7 +79,7 @@ class Handle:
         self._auth = Authenticator(registry, no_auth=no_auth)
         self._quota = Quota(limits.max_in_flight_per_tenant)
         self.limits = limits
-        self._streams: set[Merge] = set()
+        self._streams: set[Answers] = set()
 
     @property
     def in_flight(self) -> int:
@@ -107,17 +107,33 @@ class Handle:
 
     async def resolve(self, caller: KeyOwner, model: str, param: str = "model") -> Target:
         """What `model` means for this caller now. Raises UnknownModel, AdapterMismatch."""
-        if model in self.bases:
-            return Target(model, self.bases[model])
-        try:
-            version = await asyncio.to_thread(self.registry.resolve, caller.tenant, model)
-        except (NotFound, InvalidName):
-            # One message for unknown and for somebody else's: neither tells the other apart.
-            raise UnknownModel(
-                f"{param}: the model `{model}` does not exist; GET /v1/models lists yours",
-                param=param,
-            ) from None
-        return self._target(model, version, param)
+        return (await self.resolve_all(caller, [model], param))[0]
+
+    async def resolve_all(
+        self, caller: KeyOwner, models: Sequence[str], param: str
+    ) -> list[Target]:
+        """Each of `models`, in one visit to the registry. Raises as `resolve` does."""
+        named = [model for model in models if model not in self.bases]
+        versions = await asyncio.to_thread(self._versions, caller, named, param) if named else {}
+        return [
+            self._target(model, versions[model], param)
+            if model in versions
+            else Target(model, self.bases[model])
+            for model in models
+        ]
+
+    def _versions(self, caller: KeyOwner, models: Sequence[str], param: str) -> dict[str, Version]:
+        found = {}
+        for model in dict.fromkeys(models):
+            try:
+                found[model] = self.registry.resolve(caller.tenant, model)
+            except (NotFound, InvalidName):
+                # One message for unknown and for somebody else's: neither tells the other apart.
+                raise UnknownModel(
+                    f"{param}: the model `{model}` does not exist; GET /v1/models lists yours",
+                    param=param,
+                ) from None
+        return found
 
     def _target(self, model: str, version: Version, param: str) -> Target:
         base = self.base_of(version)
@@ -155,7 +171,7 @@ class Handle:
 
     async def generate(
         self, caller: KeyOwner, target: Target, body: CompletionBody | ChatBody
-    ) -> AsyncGenerator[Begun | Delta]:
+    ) -> AsyncGenerator[Begun | list[Delta]]:
         """`Begun`, then the deltas of all answers as they come. Closing it cancels all rows.
 
         Every refusal is raised before `Begun`; after it, only an engine's fault is.
@@ -173,27 +189,29 @@ class Handle:
             rows = prepare.rows(target, body, ids)
             base = target.base
             theirs = [replace(row, request=self._theirs(caller, row.request)) for row in rows]
-            merge = Merge([deltas(base.engine, base.tokenizer, row) for row in theirs])
-            self._streams.add(merge)
+            answers = Answers(base.engine, base.tokenizer, theirs)
+            self._streams.add(answers)
             try:
-                async with aclosing(self._begun_first(merge, Begun(target, ids))) as events:
+                async with aclosing(self._begun_first(answers, Begun(target, ids))) as events:
                     async for event in events:
                         yield event
             finally:
-                self._streams.discard(merge)
+                self._streams.discard(answers)
 
-    async def _begun_first(self, merge: Merge, begun: Begun) -> AsyncGenerator[Begun | Delta]:
+    async def _begun_first(
+        self, answers: Answers, begun: Begun
+    ) -> AsyncGenerator[Begun | list[Delta]]:
         """Hold `begun` back until the engine has answered: a refusal still has its own status."""
         name = begun.target.base.card.name
         self.telemetry.tokens("prompt", name, begun.prompt_tokens)
-        first = True
-        async with aclosing(aiter(merge)) as events:
-            async for delta in events:
-                if first:
-                    yield begun
-                    first = False
-                self.telemetry.tokens("completion", name, 1)
-                yield delta
+        async with aclosing(aiter(answers)) as batches:
+            first = await anext(batches)
+            yield begun
+            self.telemetry.tokens("completion", name, len(first))
+            yield first
+            async for deltas in batches:
+                self.telemetry.tokens("completion", name, len(deltas))
+                yield deltas
 
     @contextmanager
     def _admit(self, caller: KeyOwner, targets: Sequence[Target]) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -93,31 +93,28 @@ async def generate(
 ) -> Response:
     """The whole answer, or a stream of it. Raises every refusal before a stream begins."""
     events = handle.generate(caller, target, body)
-    if not body.stream:
-        async with aclosing(events):
-            begun = await _begin(events)
-            collected = await answers.collect(begun, body.n or 1, _deltas(events))
-        if isinstance(body, CompletionBody):
-            return answer(answers.completion(begun, body, collected))
-        return answer(answers.chat_completion(begun, body, collected))
-    begun = await _begin(events)
-    chunks: AsyncIterator[BaseModel]
+    if body.stream:
+        return EventStream(body, await _begin(events), events)
+    async with aclosing(events):
+        begun = await _begin(events)
+        collected = await answers.collect(begun, body.n or 1, _deltas(events))
     if isinstance(body, CompletionBody):
-        chunks = answers.completion_chunks(begun, body, _deltas(events))
-    else:
-        chunks = answers.chat_chunks(begun, body, _deltas(events))
-    return EventStream(chunks, events, target.made_by)
+        return answer(answers.completion(begun, body, collected))
+    return answer(answers.chat_completion(begun, body, collected))
 
 
-async def _begin(events: AsyncIterator[Begun | Delta]) -> Begun:
+Events = AsyncGenerator[Begun | list[Delta]]
+
+
+async def _begin(events: Events) -> Begun:
     begun = await anext(events)
     assert isinstance(begun, Begun)
     return begun
 
 
-async def _deltas(events: AsyncIterator[Begun | Delta]) -> AsyncIterator[Delta]:
-    async for event in events:
-        yield cast(Delta, event)
+def _deltas(events: Events) -> AsyncIterator[list[Delta]]:
+    """What comes after `Begun`."""
+    return cast(AsyncIterator[list[Delta]], events)
 
 
 class EventStream(StreamingResponse):
@@ -126,29 +123,43 @@ class EventStream(StreamingResponse):
     However it ends, `source` is closed before this returns: its rows are cancelled.
     """
 
-    def __init__(
-        self, chunks: AsyncIterator[BaseModel], source: AsyncGenerator[Any], digest: str
-    ) -> None:
+    def __init__(self, body: CompletionBody | ChatBody, begun: Begun, source: Events) -> None:
         self._source = source
-        headers = {DIGEST_HEADER: digest, "cache-control": "no-cache"}
-        super().__init__(_events(chunks), media_type="text/event-stream", headers=headers)
+        chunks: answers.CompletionChunks | answers.ChatChunks
+        if isinstance(body, CompletionBody):
+            chunks = answers.CompletionChunks(begun, body)
+        else:
+            chunks = answers.ChatChunks(begun, body)
+        headers = {DIGEST_HEADER: begun.target.made_by, "cache-control": "no-cache"}
+        events = _events(chunks, _deltas(source))
+        super().__init__(events, media_type="text/event-stream", headers=headers)
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self._source):
             await super().stream_response(send)
 
 
-async def _events(chunks: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+async def _events(
+    chunks: answers.CompletionChunks | answers.ChatChunks, batches: AsyncIterator[list[Delta]]
+) -> AsyncIterator[bytes]:
+    """Framed chunks: those of all deltas that came together leave together."""
     try:
-        async for chunk in chunks:
-            yield sse(chunk.model_dump_json())
-        yield sse("[DONE]")
+        if opening := _framed(chunks.opening()):
+            yield opening
+        async for deltas in batches:
+            if framed := _framed(chunks.of(delta) for delta in deltas):
+                yield framed
+        yield _framed(chunks.closing()) + sse("[DONE]")
     except RootstockError as error:
         yield sse_error(error)
     except Exception as error:
         fault = ServerFault("the server failed while answering; its log says why")
         fault.__cause__ = error
         yield sse_error(fault)
+
+
+def _framed(chunks: Iterable[BaseModel | None]) -> bytes:
+    return b"".join(sse(chunk.model_dump_json()) for chunk in chunks if chunk is not None)
 
 
 def _embeddings(embedded: Embedded, as_text: bool) -> Embeddings:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from rootstock_server.base.tokenizer import Tokenizer
-from rootstock_server.engine.client import EngineClient
-from rootstock_server.engine.request import Generate, Token
-from rootstock_server.errors import RootstockError, ServerFault
+from rootstock_server.engine.client import Answer, EngineClient, error_of
+from rootstock_server.engine.request import Failed, Generate, Token
+from rootstock_server.errors import RootstockError
 
 
 @dataclass(frozen=True)
@@ -86,29 +85,32 @@ class StopText:
         return 0
 
 
-async def deltas(engine: EngineClient, tokenizer: Tokenizer, row: Row) -> AsyncGenerator[Delta]:
-    """One row's answer. Closing this cancels the row in the engine, and so does a stop string."""
-    text = tokenizer.stream(row.request.prompt_ids)
-    stop = StopText(row.stops)
-    count = 0
-    async with aclosing(engine.generate(row.request)) as tokens:  # type: ignore[type-var]
-        async for token in tokens:
-            count += 1
-            finish = token.finish_reason
-            # A token that ends the answer is not part of its text.
-            piece = "" if finish == "stop" else text.push(token.token_id)
-            # As in vLLM, stop strings count only after the least number of tokens.
-            hit = False
-            if count > row.request.sampling.min_tokens:
-                piece, hit = stop.push(piece)
-            if hit:
-                finish = "stop"
-            elif finish:
-                piece += stop.flush()
-            yield Delta(row.index, piece, token.token_id, _scored(tokenizer, token), finish)
-            if finish:
-                return
-    raise ServerFault("the engine ended an answer without saying why")
+class RowText:
+    """One row's tokens as text, as far as it is certain."""
+
+    def __init__(self, tokenizer: Tokenizer, row: Row) -> None:
+        self._tokenizer, self._row = tokenizer, row
+        self._text = tokenizer.stream(row.request.prompt_ids)
+        self._stop = StopText(row.stops)
+        self._count = 0
+
+    def push(self, token: Token) -> Delta:
+        """What `token` adds; a stop string that it completes ends the answer."""
+        self._count += 1
+        finish = token.finish_reason
+        # A token that ends the answer is not part of its text.
+        piece = "" if finish == "stop" else self._text.push(token.token_id)
+        # As in vLLM, stop strings count only after the least number of tokens.
+        hit = False
+        if self._count > self._row.request.sampling.min_tokens:
+            piece, hit = self._stop.push(piece)
+        if hit:
+            finish = "stop"
+        elif finish:
+            piece += self._stop.flush()
+        return Delta(
+            self._row.index, piece, token.token_id, _scored(self._tokenizer, token), finish
+        )
 
 
 def _scored(tokenizer: Tokenizer, token: Token) -> ScoredToken | None:
@@ -118,46 +120,44 @@ def _scored(tokenizer: Tokenizer, token: Token) -> ScoredToken | None:
     return ScoredToken(Score(tokenizer.token_text(token.token_id), token.logprob), best)
 
 
-class Merge:
-    """Several rows' deltas as one iterator, in the order in which they come.
+class Answers:
+    """All rows of one request, merged: deltas in the order in which they come.
 
     The first row to fail ends all of them. `fail` ends them from outside.
     """
 
-    def __init__(self, rows: Sequence[AsyncGenerator[Delta]]) -> None:
-        self._rows = rows
+    def __init__(self, engine: EngineClient, tokenizer: Tokenizer, rows: Sequence[Row]) -> None:
+        self._engine = engine
+        self._requests = [row.request for row in rows]
+        self._open = {row.request.id: RowText(tokenizer, row) for row in rows}
         # Unbounded, but an answer has at most max_tokens entries.
-        self._queue: asyncio.Queue[Delta | RootstockError | None] = asyncio.Queue()
+        self._said: asyncio.Queue[Answer | RootstockError] = asyncio.Queue()
 
     def fail(self, error: RootstockError) -> None:
-        self._queue.put_nowait(error)
+        self._said.put_nowait(error)
 
-    async def __aiter__(self) -> AsyncGenerator[Delta]:
-        pumps = [asyncio.create_task(self._pump(row)) for row in self._rows]
-        open_rows = len(pumps)
-        try:
-            while open_rows:
-                item = await self._queue.get()
-                if isinstance(item, RootstockError):
-                    raise item
-                if item is None:
-                    open_rows -= 1
-                else:
-                    yield item
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+    async def __aiter__(self) -> AsyncGenerator[list[Delta]]:
+        """As many deltas at a time as have come. Closing this cancels the rows in the engine."""
+        with self._engine.answering(self._requests, self._said):
+            while self._open:
+                batch = [self._delta(await self._said.get())]
+                while not self._said.empty():
+                    batch.append(self._delta(self._said.get_nowait()))
+                if deltas := [delta for delta in batch if delta is not None]:
+                    yield deltas
 
-    async def _pump(self, row: AsyncGenerator[Delta]) -> None:
-        try:
-            async with aclosing(row):
-                async for delta in row:
-                    self._queue.put_nowait(delta)
-            self._queue.put_nowait(None)
-        except RootstockError as error:
-            self._queue.put_nowait(error)
-        except Exception as error:
-            fault = ServerFault("the server failed while answering; see its log")
-            fault.__cause__ = error
-            self._queue.put_nowait(fault)
+    def _delta(self, answer: Answer | RootstockError) -> Delta | None:
+        """None for what the engine said before it knew that a stop string had ended the row."""
+        if isinstance(answer, RootstockError):
+            raise answer
+        if isinstance(answer, Failed):
+            raise error_of(answer)
+        assert isinstance(answer, Token)
+        text = self._open.get(answer.id)
+        if text is None:
+            return None
+        delta = text.push(answer)
+        if delta.finish_reason is not None:
+            del self._open[answer.id]
+            self._engine.cancel(answer.id)
+        return delta

@@ -9,7 +9,8 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -97,52 +98,47 @@ class EngineClient:
         self._socket.close(linger=0)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def generate(self, request: Generate) -> AsyncIterator[Token]:
-        """Tokens as they come. Closing the iterator cancels the row.
+    @contextmanager
+    def answering(
+        self, requests: Sequence[Generate | Encode], answers: asyncio.Queue[Answer]
+    ) -> Iterator[None]:
+        """Run `requests`, all of whose answers come into one queue; at the end of the context,
+        those that have no end are cancelled.
+
+        Raises Overloaded where no engine is there to take them.
+        """
+        try:
+            for request in requests:
+                if self._ready is None or not self._ready.done() or not self._send(request):
+                    raise errors.Overloaded("the engine is starting; try again in a moment")
+                self._waiting[request.id] = answers
+            yield
+        finally:
+            for request in requests:
+                self.cancel(request.id)
+
+    def cancel(self, request_id: str) -> None:
+        """Free the request's row; nothing happens where it has ended."""
+        if self._waiting.pop(request_id, None) is not None and not self._socket.closed:
+            self._send(Cancel(request_id))
+
+    async def encode(self, request: Encode) -> Encoded:
+        """One pass: embedding and heads. Cancelling the task cancels the row.
 
         Raises the RootstockError that the engine names.
         """
-        answers = self._submit(request)
-        finished = False
-        try:
-            while not finished:
-                answer = _token(await answers.get())
-                finished = answer.finish_reason is not None
-                yield answer
-        except errors.RootstockError:
-            finished = True
-            raise
-        finally:
-            self._forget(request.id, cancel=not finished)
-
-    async def encode(self, request: Encode) -> Encoded:
-        """One pass: embedding and heads. Cancelling the task cancels the row."""
-        answers = self._submit(request)
-        answered = False
-        try:
+        answers: asyncio.Queue[Answer] = asyncio.Queue()
+        with self.answering([request], answers):
             answer = await answers.get()
-            answered = True
-            if isinstance(answer, Failed):
-                raise _error(answer)
-            assert isinstance(answer, Encoded)
-            return answer
-        finally:
-            self._forget(request.id, cancel=not answered)
+        if isinstance(answer, Failed):
+            raise error_of(answer)
+        assert isinstance(answer, Encoded)
+        return answer
 
     def pin(self, versions: Sequence[str]) -> None:
         """Keep exactly these versions resident. To be said again to an engine that is new."""
         if self._ready is not None and self._ready.done():
             self._send(Pin(list(versions)))
-
-    def _submit(self, request: Generate | Encode) -> asyncio.Queue[Answer]:
-        if self._ready is None or not self._ready.done() or not self._send(request):
-            raise errors.Overloaded("the engine is starting; try again in a moment")
-        answers = self._waiting[request.id] = asyncio.Queue()
-        return answers
-
-    def _forget(self, request_id: str, *, cancel: bool) -> None:
-        if self._waiting.pop(request_id, None) is not None and cancel and not self._socket.closed:
-            self._send(Cancel(request_id))
 
     def _send(self, command: Command) -> bool:
         """Whether an engine is there to take the command. Never waits for the next engine."""
@@ -162,8 +158,10 @@ class EngineClient:
             self._last_heartbeat = time.monotonic()
             if self._ready is not None and not self._ready.done():
                 self._ready.set_result(event)
-        elif event.id in self._waiting:
-            self._waiting[event.id].put_nowait(event)
+        elif answers := self._waiting.get(event.id):
+            if not isinstance(event, Token) or event.finish_reason is not None:
+                del self._waiting[event.id]
+            answers.put_nowait(event)
         elif isinstance(event, Failed) and not event.id:
             self._refuse(BaseError(event.message))
 
@@ -183,16 +181,10 @@ class EngineClient:
     def _fail_all(self, error: str, message: str) -> None:
         for request_id, answers in self._waiting.items():
             answers.put_nowait(Failed(id=request_id, error=error, message=message))
+        self._waiting.clear()
 
 
-def _token(answer: Answer) -> Token:
-    if isinstance(answer, Failed):
-        raise _error(answer)
-    assert isinstance(answer, Token)
-    return answer
-
-
-def _error(answer: Failed) -> errors.RootstockError:
+def error_of(answer: Failed) -> errors.RootstockError:
     """The class that the engine named; an unknown name is our fault, not the caller's."""
     named = getattr(errors, answer.error, errors.ServerFault)
     error: errors.RootstockError = named(answer.message, param=answer.param)

@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class ScriptedEngine(EngineClient):
         self.generated: list[Generate] = []
         self.encoded: list[Encode] = []
         self.cancelled: list[str] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self.living = True
         self.stops_itself = False
         self.heartbeat = Heartbeat(
@@ -86,28 +88,46 @@ class ScriptedEngine(EngineClient):
     def alive(self) -> bool:
         return self.living
 
-    async def generate(self, request: Generate) -> AsyncIterator[Token]:
+    @contextmanager
+    def answering(self, requests, answers) -> Iterator[None]:
+        for request in requests:
+            self._tasks[request.id] = asyncio.create_task(self._answer(request, answers))
+        try:
+            yield
+        finally:
+            for request in requests:
+                self.cancel(request.id)
+
+    def cancel(self, request_id: str) -> None:
+        if task := self._tasks.pop(request_id, None):
+            self.cancelled.append(request_id)
+            task.cancel()
+
+    async def _answer(self, request: Generate, answers: asyncio.Queue) -> None:
         self.generated.append(request)
         sampling = request.sampling
         said = ids_of(self.says)
         ids = [*said, *([0] if self.stops_itself else [])][: sampling.max_tokens]
-        finished = False
-        try:
-            for place, token_id in enumerate(ids):
-                if place >= self.at:
+        for place, token_id in enumerate(ids):
+            if place >= self.at:
+                try:
                     await self._obstacle()
-                last = place + 1 == len(ids)
-                finished = last
-                yield Token(
-                    id=request.id,
-                    token_id=token_id,
-                    logprob=-0.5 if sampling.logprobs is not None else None,
-                    top_logprobs=[(token_id, -0.5), (0, -2.0)][: sampling.logprobs or 0],
-                    finish_reason=("stop" if place == len(said) else "length") if last else None,
-                )
-        finally:
-            if not finished:
-                self.cancelled.append(request.id)
+                except RootstockError as refusal:
+                    del self._tasks[request.id]
+                    answers.put_nowait(refusal)
+                    return
+            last = place + 1 == len(ids)
+            token = Token(
+                id=request.id,
+                token_id=token_id,
+                logprob=-0.5 if sampling.logprobs is not None else None,
+                top_logprobs=[(token_id, -0.5), (0, -2.0)][: sampling.logprobs or 0],
+                finish_reason=("stop" if place == len(said) else "length") if last else None,
+            )
+            if last:
+                del self._tasks[request.id]
+            answers.put_nowait(token)
+            await asyncio.sleep(0)
 
     async def _obstacle(self) -> None:
         if self.pause is not None:

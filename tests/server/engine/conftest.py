@@ -218,8 +218,9 @@ class Rig:
         for position, event in enumerate(events):
             tokens, values = zip(*event.top_logprobs, strict=True)
             found[position, list(tokens)] = torch.tensor(values)
-        # Logits of about 8, through weights that magnify: sums in another order differ by 1e-4.
-        assert (found - wanted).abs().max() < 2e-4
+        worst = float((found - wanted).abs().max())
+        print(f"log-probabilities differ by {worst:.1e} at most")
+        assert worst < 1e-4
         best = wanted.topk(2).values
         clear = (best[:, 0] - best[:, 1]) > 1e-3
         assert clear.any(), "the oracle is blind: no token has a clear winner"
@@ -259,7 +260,7 @@ class Rig:
         for name, parameter in peft.named_parameters():
             if "lora_" in name:
                 # T5 does not scale its scores: larger weights only magnify rounding.
-                torch.nn.init.normal_(parameter, std=0.1 if self.card.model_type == "t5" else 0.3)
+                torch.nn.init.normal_(parameter, std=0.1 if self.card.model_type == "t5" else 0.2)
         peft.save_pretrained(folder)
         version = self.registry.import_peft("local", folder.name, folder, self.card)
         self.adapters.append(version.digest)
@@ -271,7 +272,7 @@ class Rig:
         names = tuple(f"label-{i}" for i in range(labels))
         spec = HeadSpec(pooling=pooling, normalize=bool(seed % 2), labels=names)
         tensors = {
-            "weight": torch.randn(labels, self.card.hidden_size),
+            "weight": torch.randn(labels, self.card.hidden_size) / 2,
             "bias": torch.randn(labels),
         }
         part = NewPart(spec=spec, data=save(tensors))

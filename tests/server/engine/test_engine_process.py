@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,8 @@ from rootstock_adapters.errors import BaseError
 from rootstock_adapters.head.spec import HeadSpec
 from rootstock_registry import Lineage, NewPart, Registry
 from rootstock_server.config import EngineLimits
-from rootstock_server.engine.client import EngineClient
-from rootstock_server.engine.request import Encode, Generate, Sampling, Token
+from rootstock_server.engine.client import EngineClient, error_of
+from rootstock_server.engine.request import Encode, Failed, Generate, Sampling, Token
 from rootstock_server.errors import BadRequest, CorruptAdapter, Overloaded
 from safetensors.torch import load_file, save, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -81,8 +81,20 @@ def generation(name: str, max_tokens: int = NEW) -> Generate:
     return Generate(id=name, prompt_ids=[20, 30, 40], sampling=sampling)
 
 
+async def streamed(engine: EngineClient, request: Generate) -> AsyncGenerator[Token]:
+    answers: asyncio.Queue = asyncio.Queue()
+    finished = None
+    with engine.answering([request], answers):
+        while finished is None:
+            answer = await answers.get()
+            if isinstance(answer, Failed):
+                raise error_of(answer)
+            finished = answer.finish_reason
+            yield answer
+
+
 async def tokens(engine: EngineClient, request: Generate) -> list[int]:
-    return [token.token_id async for token in engine.generate(request)]
+    return [token.token_id async for token in streamed(engine, request)]
 
 
 async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
@@ -130,7 +142,7 @@ async def test_refusals_are_raised_as_what_they_are(engine) -> None:
 
 async def test_a_closed_iterator_frees_its_row_at_once(engine) -> None:
     """Two steps later, says the contract: the next heartbeats count steps and rows."""
-    stream = engine.generate(generation("long", 4000))
+    stream = streamed(engine, generation("long", 4000))
     assert isinstance(await anext(stream), Token)
     await eventually(lambda: engine.heartbeat and engine.heartbeat.running == 1)
     assert engine.heartbeat.kv_blocks_used > 0
@@ -244,10 +256,11 @@ async def main(folder, home):
     await engine.start()
     sampling = Sampling(max_tokens=4000, temperature=0.0, ignore_eos=True)
     request = Generate(id="a", prompt_ids=[20], sampling=sampling)
-    stream = engine.generate(request)
-    await anext(stream)
-    print(engine._supervisor._process.pid, flush=True)
-    await asyncio.sleep(60)
+    answers = asyncio.Queue()
+    with engine.answering([request], answers):
+        await answers.get()
+        print(engine._supervisor._process.pid, flush=True)
+        await asyncio.sleep(60)
 
 asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
 """
