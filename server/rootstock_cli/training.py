@@ -87,7 +87,12 @@ def base_of_spec(registry: Registry, source: shipped.Source) -> dict[str, str]:
 
 def pretrain(
     data: Annotated[
-        list[Path], typer.Option(metavar="FILE", help="JSONL: text or messages. Repeatable.")
+        list[Path],
+        typer.Option(
+            metavar="FILE|DIR",
+            help="JSONL or Parquet with text or messages, plain text, or folders of them. "
+            "Repeatable.",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The new folder for the base.")],
     params: Annotated[int, typer.Option(min=1000, help="The most parameters.")] = 4_000_000,
@@ -99,7 +104,7 @@ def pretrain(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides split, order and weights.")] = 0,
 ) -> None:
-    """Pre-train a small base from scratch, where no general one is needed."""
+    """Pre-train a small base from scratch; asked again, it goes on where it was interrupted."""
     with Console(stderr=True).status("loading torch"):
         from rootstock_trainer import pretrain as room
         from rootstock_trainer.pretrain_settings import PretrainSettings

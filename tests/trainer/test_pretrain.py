@@ -59,7 +59,9 @@ def test_a_run_writes_a_folder_that_transformers_loads(tiny: tuple[Path, Pretrai
     assert written == report
     assert (out / "SAMPLES.md").read_text().count("\n## ") == 20
     assert f"{report.model.nats_per_token:.3f}" in (out / "README.md").read_text()
-    assert not out.with_name(out.name + ".partial").exists()
+    kept = [json.loads(line) for line in (out / "held-out.jsonl").read_text().splitlines()]
+    assert 1 <= len(kept) <= report.held_out_documents
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith("tiny")] == ["tiny"]
 
 
 def test_the_loss_falls_and_beats_the_unigram(tiny: tuple[Path, PretrainReport]) -> None:

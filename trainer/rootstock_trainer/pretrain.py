@@ -5,7 +5,10 @@ Refuses to know where the documents come from, and anything about adapters or a 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +19,8 @@ import torch
 import typer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rootstock_trainer import pretrain_card, pretrain_data, pretrain_loop
+from rootstock_trainer import pretrain_card, pretrain_data, pretrain_files, pretrain_loop
+from rootstock_trainer.checkpoints import Checkpoints
 from rootstock_trainer.pretrain_baselines import CountingBaselines
 from rootstock_trainer.pretrain_data import Tokens
 from rootstock_trainer.pretrain_settings import (
@@ -30,17 +34,20 @@ _HELD_OUT_AT_MOST = 1000
 
 
 def pretrain(data: Iterable[Path], out: Path, settings: PretrainSettings) -> PretrainReport:
-    """Train tokenizer and model on JSONL `data`; write weights, card, samples and log to `out`.
+    """Train tokenizer and model on `data`, files or folders; write weights, card, samples, log and
+    held-out documents to `out`.
 
-    The folder appears whole or not at all. Same data, settings (with `steps` or one pass), thread
+    The folder appears whole or not at all; a run that was interrupted goes on from the checkpoints
+    beside it when the same is asked again. Same data, settings (with `steps` or one pass), thread
     count and machine give the same weights. Raises `PretrainError` for data that cannot be used,
     a budget too small, an `out` that is not empty, and a loss that stops being a number.
     """
     started = time.perf_counter(), time.process_time()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PretrainError(f"out: {out} exists and is not an empty folder; choose another")
-    paths = list(data)
-    rows = pretrain_data.read_rows(paths)
+    files = pretrain_files.files_of(data)
+    digests = {name: pretrain_data.digest(file) for name, file in files.items()}
+    rows = pretrain_files.read_rows(files.values())
     chance = np.random.default_rng(settings.seed)
     share = min(0.02, _HELD_OUT_AT_MOST / len(rows))
     training_rows, held_out_rows = pretrain_data.split(rows, share, chance)
@@ -50,14 +57,17 @@ def pretrain(data: Iterable[Path], out: Path, settings: PretrainSettings) -> Pre
             "give more, and more varied, documents"
         )
     tokenizer = pretrain_data.train_tokenizer(training_rows, settings.vocabulary, settings.context)
-    training = pretrain_data.encode(training_rows, tokenizer)
+    training = pretrain_data.pieces(
+        pretrain_data.encode(training_rows, tokenizer), settings.context
+    )
     torch.manual_seed(settings.seed)
     model = LlamaForCausalLM(pretrain_loop.shape(settings, tokenizer))
-    curve = pretrain_loop.train(model, training, settings, chance)
+    checkpoints = _checkpoints(out, settings, digests)
+    curve = pretrain_loop.train(model, training, settings, chance, checkpoints)
     held_out = [ids[: settings.context] for ids in pretrain_data.encode(held_out_rows, tokenizer)]
     report = PretrainReport(
         settings=settings,
-        data={path.name: pretrain_data.digest(path) for path in paths},
+        data=digests,
         documents=len(rows),
         held_out_documents=len(held_out),
         held_out_tokens=_targets(held_out),
@@ -73,7 +83,15 @@ def pretrain(data: Iterable[Path], out: Path, settings: PretrainSettings) -> Pre
         **_losses(model, tokenizer, training, held_out),
     )
     pretrain_card.write_folder(out, model, tokenizer, report, held_out_rows)
+    shutil.rmtree(checkpoints.folder, ignore_errors=True)
     return report
+
+
+def _checkpoints(out: Path, settings: PretrainSettings, digests: dict[str, str]) -> Checkpoints:
+    """Beside `out`, good for this data and these settings only."""
+    facts = {"settings": settings.model_dump(), "data": digests}
+    about = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return Checkpoints(out.with_name(out.name + ".checkpoints"), about=about)
 
 
 def _targets(documents: list[Tokens]) -> int:
@@ -106,7 +124,7 @@ def _losses(
 
 
 def main(
-    data: Annotated[list[Path], typer.Option(help="JSONL file with documents; repeatable.")],
+    data: Annotated[list[Path], typer.Option(help="File or folder with documents; repeatable.")],
     out: Annotated[Path, typer.Option(help="The new folder for the base.")],
     params: Annotated[int, typer.Option(help="The most parameters the base may have.")] = 4_000_000,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; default: one pass.")] = None,
@@ -114,7 +132,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Decides split, order and first weights.")] = 0,
     made_by: Annotated[str, typer.Option(help="How the data was made, for the card.")] = "",
 ) -> None:
-    """Pre-train a small base from scratch on JSONL documents."""
+    """Pre-train a small base from scratch on documents."""
     settings = PretrainSettings(
         parameters=params, steps=steps, minutes=minutes, seed=seed, data_command=made_by
     )

@@ -5,6 +5,7 @@ Knows no training; every figure comes from the report it is given.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from rootstock_trainer.forgetting import HELD_OUT, MAX_TEXTS
 from rootstock_trainer.pretrain_data import Row
 from rootstock_trainer.pretrain_settings import PretrainReport
 
@@ -44,6 +46,9 @@ def write_folder(
     reloaded = LlamaForCausalLM.from_pretrained(partial, dtype=torch.float32).eval()
     (partial / "SAMPLES.md").write_text(samples(reloaded, tokenizer, report, held_out))
     (partial / "README.md").write_text(card(report))
+    kept = held_out[:MAX_TEXTS]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in kept]
+    (partial / HELD_OUT).write_text("".join(lines), encoding="utf-8")
     partial.replace(out)
 
 
@@ -165,5 +170,6 @@ The same weights come out on the same kind of machine with the same number of th
 {report.steps:,} steps over {report.tokens:,} tokens. From reading the data to the last loss:
 {report.wall_seconds:,.0f} s wall clock, {report.cpu_seconds:,.0f} s of CPU time, {report.threads}
 threads. The settings and the loss curve are in `training.json`, twenty unedited samples in
-`SAMPLES.md`.
+`SAMPLES.md`, and in `held-out.jsonl` some of the held-out documents, on which it is measured how
+much of this a later training makes it forget.
 """

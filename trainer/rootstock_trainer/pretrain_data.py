@@ -1,19 +1,18 @@
-"""From JSONL rows to token rows: reading, the byte-level tokenizer with its chat template, packing.
+"""From documents to token rows: the byte-level tokenizer with its chat template, and packing.
 
-Knows nothing of models, losses or where the rows came from.
+Knows nothing of models, losses and files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rootstock_trainer.pretrain_settings import (
@@ -29,6 +28,12 @@ from rootstock_trainer.pretrain_settings import (
 Row = dict[str, Any]
 Tokens = npt.NDArray[np.int64]
 
+# GPT-2's pattern with the marks (\p{M}) among the letters: it would cut a word of a script that
+# writes its vowels as marks, such as Bengali, into single letters. The same on ASCII text.
+WORDS = Regex(
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+)
+
 CHAT_TEMPLATE = """{{- bos_token -}}
 {%- for message in messages -%}
 {%- if message['role'] not in ['system', 'user', 'assistant'] -%}
@@ -39,49 +44,6 @@ CHAT_TEMPLATE = """{{- bos_token -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
-
-
-def read_rows(paths: Iterable[Path]) -> list[Row]:
-    """Every row of the JSONL files: `{"text": str}` or `{"messages": [{"role", "content"}]}`.
-
-    Raises `PretrainError` naming file and line of the first row that is neither, or for no rows.
-    """
-    rows: list[Row] = []
-    for path in paths:
-        if not path.is_file():
-            raise PretrainError(f"data file {path} does not exist")
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    rows.append(_row(line, f"{path}, line {number}"))
-    if not rows:
-        raise PretrainError("the data has no rows: give at least one JSONL file with documents")
-    return rows
-
-
-def _row(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise PretrainError(f"{where}: not JSON ({error.msg})") from None
-    if isinstance(row, dict):
-        if isinstance(row.get("text"), str) and row["text"].strip():
-            return row
-        messages = row.get("messages")
-        if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-            return row
-    raise PretrainError(
-        f'{where}: a row is {{"text": "…"}} or {{"messages": [{{"role": "{"|".join(ROLES)}", '
-        f'"content": "…"}}]}}'
-    )
-
-
-def _is_message(message: object) -> bool:
-    return (
-        isinstance(message, dict)
-        and message.get("role") in ROLES
-        and isinstance(message.get("content"), str)
-    )
 
 
 def digest(path: Path) -> str:
@@ -105,7 +67,8 @@ def train_tokenizer(rows: list[Row], vocabulary: int, context: int) -> PreTraine
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(WORDS, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     bpe.decoder = decoders.ByteLevel()
@@ -144,6 +107,16 @@ def encode(rows: list[Row], tokenizer: PreTrainedTokenizerFast) -> list[Tokens]:
     encoded = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
     # A chat that stops at the user still ends here.
     return [ids if ids[-1] == eos else np.append(ids, eos) for ids in encoded]
+
+
+def pieces(documents: list[Tokens], context: int) -> list[Tokens]:
+    """Documents over the context in consecutive pieces of it, so that nothing of them is lost."""
+    return [
+        ids[start : start + context]
+        for ids in documents
+        for start in range(0, len(ids), context)
+        if start == 0 or len(ids) - start > 1  # one token alone predicts nothing
+    ]
 
 
 def split(rows: list[Row], share: float, chance: np.random.Generator) -> tuple[list[Row], ...]:

@@ -6,7 +6,10 @@ Knows no files, no text and no tokenizer beyond its special ids.
 from __future__ import annotations
 
 import math
+import shutil
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rootstock_trainer.checkpoints import Checkpoints, State
 from rootstock_trainer.pretrain_data import Tokens, batches
 from rootstock_trainer.pretrain_settings import CurvePoint, PretrainError, PretrainSettings
 
@@ -91,9 +95,29 @@ class _MasterWeights:
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()
+        self._copy()
+
+    @torch.no_grad()
+    def _copy(self) -> None:
+        for master, live in zip(self._masters, self._live, strict=True):
+            live.copy_(master)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that the next step depends on."""
+        state = {f"master.{i}": each for i, each in enumerate(self._masters)}
+        for i, master in enumerate(self._masters):
+            for name, value in self._adamw.state[master].items():
+                state[f"{name}.{i}"] = value
+        return state
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
-            for master, live in zip(self._masters, self._live, strict=True):
-                live.copy_(master)
+            for i, master in enumerate(self._masters):
+                master.copy_(state[f"master.{i}"])
+                self._adamw.state[master] = {
+                    name: state[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq")
+                }
+        self._copy()
 
 
 class _Curve:
@@ -118,51 +142,98 @@ class _Curve:
         self._recent.clear()
         return True
 
+    def state(self) -> dict[str, Any]:
+        samples = [point.model_dump() for point in self.samples]
+        return {"samples": samples, "recent": self._recent, "seconds": self.seconds()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.samples = [CurvePoint(**point) for point in state["samples"]]
+        self._recent = list(state["recent"])
+        self._begun = time.perf_counter() - state["seconds"]
+
+
+class _Run:
+    """Where a pre-training is, and what a checkpoint of it holds."""
+
+    def __init__(
+        self, model: LlamaForCausalLM, passes: Sequence[Tokens], settings: PretrainSettings
+    ) -> None:
+        self.weights, self.curve = _MasterWeights(model, settings), _Curve()
+        self.steps = settings.steps or len(passes)
+        self.step, self.tokens = 0, 0
+        self._model, self._passes, self._settings = model, passes, settings
+
+    def advance(self) -> float:
+        """One optimiser step; its loss. Raises `PretrainError` where that is not finite."""
+        pad = self._model.config.pad_token_id
+        batch = torch.from_numpy(self._passes[self.step % len(self._passes)])
+        fused = batch.shape[1] >= _FUSED_FROM
+        self._model.set_attn_implementation("sdpa" if fused else "eager")
+        # Padding is at the right and attention causal, so leaving it out of the loss is enough.
+        labels = batch.masked_fill(batch == pad, -100)
+        loss = self._model(input_ids=batch, labels=labels, use_cache=False).loss
+        value: float = loss.item()
+        peak = self._settings.learning_rate
+        if not math.isfinite(value):
+            raise PretrainError(
+                f"the loss became {value} at step {self.step + 1}: "
+                f"lower the learning rate (now {peak})"
+            )
+        loss.backward()
+        self.weights.step(peak * _schedule(self.step, self.steps))
+        self.step, self.tokens = self.step + 1, self.tokens + int((batch != pad).sum())
+        if self._settings.minutes and self.step == _STEPS_TO_TIME:
+            per_step = self.curve.seconds() / self.step
+            self.steps = max(self.step + 1, int(self._settings.minutes * 60 / per_step))
+        return value
+
+    def state(self) -> State:
+        facts = {"done": self.step, "tokens": self.tokens, "steps": self.steps}
+        return State({**facts, "curve": self.curve.state()}, self.weights.state())
+
+    def load(self, state: State) -> None:
+        facts = state.facts
+        self.step, self.tokens, self.steps = facts["done"], facts["tokens"], facts["steps"]
+        self.curve.load(facts["curve"])
+        self.weights.load(state.tensors)
+
 
 def train(
     model: LlamaForCausalLM,
     documents: list[Tokens],
     settings: PretrainSettings,
     chance: np.random.Generator,
+    checkpoints: Checkpoints,
 ) -> list[CurvePoint]:
     """Train in place on the documents `[tokens]` each; returns samples of the loss curve.
 
-    Raises `PretrainError` as soon as the loss is not a finite number.
+    Goes on from the last whole checkpoint. Raises `PretrainError` as soon as the loss is not a
+    finite number; the checkpoints, which lead there, are removed then.
     """
-    weights = _MasterWeights(model, settings)
-    pad = model.config.pad_token_id
-    one_pass = batches(documents, settings, pad, chance)
-    steps = settings.steps or len(one_pass)
-    curve = _Curve()
-    step, tokens = 0, 0
+    run = _Run(model, batches(documents, settings, model.config.pad_token_id, chance), settings)
     model.train()
     with _progress() as progress:
-        bar = progress.add_task("pre-training", total=steps, loss="")
-        while step < steps:
-            batch = torch.from_numpy(one_pass[step % len(one_pass)])
-            model.set_attn_implementation("sdpa" if batch.shape[1] >= _FUSED_FROM else "eager")
-            # Padding is at the right and attention causal, so leaving it out of the loss is enough.
-            labels = batch.masked_fill(batch == pad, -100)
-            loss = model(input_ids=batch, labels=labels, use_cache=False).loss
-            value = loss.item()
-            if not math.isfinite(value):
-                raise PretrainError(
-                    f"the loss became {value} at step {step + 1}: "
-                    f"lower the learning rate (now {settings.learning_rate})"
-                )
-            loss.backward()
-            weights.step(settings.learning_rate * _schedule(step, steps))
-            step, tokens = step + 1, tokens + int((batch != pad).sum())
-            if settings.minutes and step == _STEPS_TO_TIME:
-                steps = max(step + 1, int(settings.minutes * 60 / (curve.seconds() / step)))
+        if (state := checkpoints.load()) is not None:
+            run.load(state)
+            progress.console.print(f"going on after step {run.step}")
+        bar = progress.add_task("pre-training", total=run.steps, completed=run.step, loss="")
+        while run.step < run.steps:
+            try:
+                loss = run.advance()
+            except PretrainError:
+                shutil.rmtree(checkpoints.folder, ignore_errors=True)
+                raise
             # A log file shows no bar; it gets a line for each sample instead.
-            if curve.add(value, step, steps, tokens) and not progress.console.is_terminal:
-                line = f"step {step} of {steps}: {curve.samples[-1]}"
+            sampled = run.curve.add(loss, run.step, run.steps, run.tokens)
+            if sampled and not progress.console.is_terminal:
+                line = f"step {run.step} of {run.steps}: {run.curve.samples[-1]}"
                 progress.console.print(line, soft_wrap=True)
-            progress.update(bar, completed=step, total=steps, loss=f"loss {value:.3f}")
+            progress.update(bar, completed=run.step, total=run.steps, loss=f"loss {loss:.3f}")
+            if checkpoints.due() and run.step < run.steps:
+                checkpoints.save(run.state())
     model.set_attn_implementation("sdpa")
     model.eval()
-    return curve.samples
+    return run.curve.samples
 
 
 def _schedule(step: int, steps: int) -> float:
