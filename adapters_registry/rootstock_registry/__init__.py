@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rootstock_registry.blobs import BlobStore
+    from rootstock_registry.comparisons import Comparison
     from rootstock_registry.manifest import BaseRef, Lineage, Manifest, Part, TensorInfo
     from rootstock_registry.records import (
         AdapterSummary,
@@ -33,6 +34,7 @@ _HOMES = {
     "BaseRef": "manifest",
     "BlobStore": "blobs",
     "Change": "records",
+    "Comparison": "comparisons",
     "Job": "records",
     "KeyOwner": "records",
     "Lineage": "manifest",
@@ -54,6 +56,7 @@ __all__ = [
     "BaseRef",
     "BlobStore",
     "Change",
+    "Comparison",
     "Job",
     "KeyOwner",
     "Lineage",

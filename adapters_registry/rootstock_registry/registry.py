@@ -21,6 +21,7 @@ from rootstock_registry import (
 )
 from rootstock_registry.changes import MAX_CHANGES, Follower
 from rootstock_registry.collect import DEFAULT_GRACE_S, Collection, collect
+from rootstock_registry.comparisons import Comparing
 from rootstock_registry.lifecycle import Lifecycle
 from rootstock_registry.manifest import Lineage, Manifest
 from rootstock_registry.publish import Publication, publish
@@ -36,7 +37,7 @@ from rootstock_registry.records import (
 from rootstock_registry.work import Work
 
 
-class Registry(Lifecycle, Work):
+class Registry(Lifecycle, Work, Comparing):
     """Opens `home`, makes it where it does not exist, migrates it where it is older."""
 
     # Bases
