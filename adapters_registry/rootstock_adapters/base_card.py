@@ -116,7 +116,8 @@ class BaseCard(BaseModel):
         for name, shape in self.parameters.items():
             module = name.removesuffix(".weight")
             is_embedding = any(word in module for word in EMBEDDINGS) and len(shape) == 2
-            if is_embedding and module != name and module not in self.output:
+            # GPT-NeoX calls its output linear embed_out.
+            if is_embedding and module not in (name, "embed_out", *self.output):
                 looked_up = SHARED_BY if module == SHARED else (module,)
                 found |= dict.fromkeys(looked_up, (shape[0], shape[1]))
         return found

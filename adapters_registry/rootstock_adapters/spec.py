@@ -6,15 +6,28 @@ Refuses to know any kind by name; `kinds.py` is the table of them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.file import TensorHeader, check_tensors
 
 Shapes = dict[str, tuple[int, ...]]
+
+# Of what is multiplied with weights: with more, no weights in fp32 would stay finite for sure.
+MAX_SCALING = 1e6
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        twice = min(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} stands there twice")
+    return names
+
+
+Modules = Annotated[tuple[str, ...], AfterValidator(_once)]
 
 
 class PartSpec(BaseModel, ABC):
@@ -46,7 +59,7 @@ class PartSpec(BaseModel, ABC):
             raise ArtifactError(f"{self.kind}: tensor {name} is missing")
         for name, tensor in found.items():
             if name not in expected:
-                raise ArtifactError(f"{self.kind}: tensor {name} has no place in this base")
+                raise ArtifactError(f"{self.kind}: tensor {name[:200]} has no place in this base")
             if tensor.shape != expected[name]:
                 raise ArtifactError(
                     f"{self.kind}: tensor {name} has shape {list(tensor.shape)}, "

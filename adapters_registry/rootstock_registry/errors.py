@@ -16,13 +16,15 @@ This room refuses to know statuses and transports: the server and the command li
 
 from __future__ import annotations
 
+from rootstock_adapters.errors import printable
+
 
 class RegistryError(Exception):
     """`message` says what is wrong and what to do next."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
 
 
 class NotFound(RegistryError):

@@ -12,7 +12,8 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import ArtifactError
 
 from rootstock_registry.errors import InvalidArtifact
-from rootstock_registry.peft_names import CONFIG, Names, matches, refuse_unserved, short
+from rootstock_registry.peft_fields import CONFIG
+from rootstock_registry.peft_names import Names, matches, refuse_unserved, short
 
 KIND = "ia3"
 LEAVES = ("ia3_l",)

@@ -12,7 +12,8 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import ArtifactError
 
 from rootstock_registry.errors import InvalidArtifact
-from rootstock_registry.peft_names import CONFIG, Names, pattern, refuse_unserved, short
+from rootstock_registry.peft_fields import CONFIG
+from rootstock_registry.peft_names import Names, pattern, refuse_unserved, short
 
 KIND = "lora"
 LEAVES = (

@@ -15,8 +15,9 @@ from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.replaced.spec import replaceable
 
 from rootstock_registry.errors import InvalidArtifact, WrongBase
+from rootstock_registry.peft_fields import CONFIG
+from rootstock_registry.peft_head import ALWAYS_NAMED
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 # Where it was trained, how, and which modules a pattern meant: the tensors' names say the last.
 # PEFT's own loader imports what `auto_mapping` names; here it is read by nobody.
@@ -78,7 +79,8 @@ class Names:
         if leaf in _OWN and module not in self._own:
             raise ArtifactError(
                 f"tensor {name[:200]} is of a module outside the base (modules_to_save): publish a "
-                "classifier as a head, or save the adapter without it"
+                "classifier as a head (task_type SEQ_CLS or TOKEN_CLS), or save the adapter "
+                "without it"
             )
         if leaf not in _OWN and not adaptable:
             raise WrongBase(
@@ -87,8 +89,11 @@ class Names:
             )
         return module, leaf
 
-    def check_config(self, config: Mapping[str, Any]) -> None:
-        """What the config says must be there: without one of the modules, the base would answer."""
+    def check_config(self, config: Mapping[str, Any], heads: Iterable[str] = ()) -> None:
+        """What the config says must be there: without one of the modules, the base would answer.
+
+        `heads` are tensors of the same file that became a head.
+        """
         self._check_targets(config)
         saved = config.get("modules_to_save") or []
         if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
@@ -98,7 +103,9 @@ class Names:
         for name in saved:
             # A name may stand for a whole block, of which the linears and norms are saved.
             inside = [f".{self._base.prefix}.{module}." for module in self.saved]
-            if not any(f".{name}." in path for path in inside):
+            inside += [f".{tensor}" for tensor in heads]
+            always = name in ALWAYS_NAMED and heads
+            if not always and not any(f".{name}." in path for path in inside):
                 raise ArtifactError(
                     f"{CONFIG}'s modules_to_save names {name[:80]}, without weights"
                 )

@@ -10,16 +10,17 @@ from typing import Any
 
 from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import ArtifactError
-from rootstock_adapters.file import TensorHeader, check_tensors
+from rootstock_adapters.file import TensorHeader, check_tensors, with_header
 from rootstock_adapters.kinds import parse_spec
 from rootstock_adapters.soft_prompt.spec import TENSOR
 
+from rootstock_registry import offered, peft_fields
 from rootstock_registry.errors import InvalidArtifact, WrongBase
-from rootstock_registry.manifest import Lineage
+from rootstock_registry.peft_fields import CONFIG
+from rootstock_registry.peft_names import WEIGHTS
+from rootstock_registry.peft_record import Record
 from rootstock_registry.records import NewPart
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 METHODS = {"PROMPT_TUNING": "prompt_tuning", "PREFIX_TUNING": "prefix_tuning"}
 HEADER_BYTES = 1 << 20
 
@@ -47,7 +48,7 @@ _INFORMATIONAL = {
 }
 
 
-def read(folder: Path, config: dict[str, Any], base: BaseCard) -> tuple[NewPart, Lineage]:
+def read(folder: Path, config: dict[str, Any], base: BaseCard) -> NewPart:
     """The soft prompt in `folder`, whose adapter_config.json is `config`.
 
     Raises InvalidArtifact, naming the file and the field, or WrongBase.
@@ -55,6 +56,7 @@ def read(folder: Path, config: dict[str, Any], base: BaseCard) -> tuple[NewPart,
     for field, value in config.items():
         if value and field not in _INFORMATIONAL:
             raise InvalidArtifact(f"{CONFIG}: {field[:80]} {repr(value)[:80]} is not served here")
+    peft_fields.check(config)
     if "num_virtual_tokens" not in config:
         raise InvalidArtifact(f"{CONFIG}: num_virtual_tokens is missing")
     method = METHODS[config["peft_type"]]
@@ -69,14 +71,13 @@ def read(folder: Path, config: dict[str, Any], base: BaseCard) -> tuple[NewPart,
         raise WrongBase(str(error)) from error
     data = _weights(folder / WEIGHTS, 4 * rows * width + HEADER_BYTES)
     try:
-        _check_width(check_tensors(data), width, base)
+        found = check_tensors(data)
+        _check_width(found, width, base)
         spec.check(data, base)
     except ArtifactError as error:
         raise InvalidArtifact(f"{WEIGHTS}: {error}") from error
-    version = config.get("peft_version")
-    libraries = {"peft": version[:40]} if isinstance(version, str) else {}
-    lineage = Lineage(method="import", source="peft folder", libraries=libraries)
-    return NewPart(spec, data), lineage
+    record = Record.of(config, {name: name for name in found}, base)
+    return NewPart(spec, with_header(data, found, record.metadata))
 
 
 def _check_width(tensors: dict[str, TensorHeader], width: int, base: BaseCard) -> None:
@@ -89,13 +90,12 @@ def _check_width(tensors: dict[str, TensorHeader], width: int, base: BaseCard) -
 
 
 def _weights(file: Path, limit: int) -> bytes:
-    if not file.is_file():
+    if not file.exists():
         raise InvalidArtifact(
             f"{file.parent} has no {WEIGHTS} (pickled weights are never read: save the adapter "
             "again with safe_serialization=True)"
         )
-    with file.open("rb") as stream:
-        data = stream.read(limit + 1)
+    data = offered.read(file, limit)
     if len(data) > limit:
         raise WrongBase(f"{WEIGHTS} is larger than this soft prompt can be here ({limit} bytes)")
     return data

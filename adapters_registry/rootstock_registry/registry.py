@@ -11,6 +11,7 @@ from pathlib import Path
 from rootstock_adapters.base_card import BaseCard
 
 from rootstock_registry import (
+    adapterhub,
     changes,
     index,
     listing,
@@ -89,11 +90,19 @@ class Registry(Lifecycle, Work, Comparing):
         folder: Path,
         base: BaseCard,
         *,
+        base_folder: Path | None = None,
         promote: str | None = None,
     ) -> Version:
         """Publish a folder that PEFT saved. Raises as `publish` does; see `peft_folder`."""
-        part, lineage = peft_folder.read(folder, base)
-        return self.publish(tenant, name, base, [part], lineage=lineage, promote=promote)
+        parts, lineage = peft_folder.read(folder, base, base_folder)
+        return self.publish(tenant, name, base, parts, lineage=lineage, promote=promote)
+
+    def import_adapterhub(
+        self, tenant: str, name: str, folder: Path, base: BaseCard, *, promote: str | None = None
+    ) -> Version:
+        """Publish a folder that AdapterHub's library saved, as `import_peft` does PEFT's."""
+        parts, lineage = adapterhub.read(folder, base)
+        return self.publish(tenant, name, base, parts, lineage=lineage, promote=promote)
 
     def import_prompt(
         self, tenant: str, name: str, file: Path, base: BaseCard, *, promote: str | None = None

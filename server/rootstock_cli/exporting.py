@@ -29,8 +29,11 @@ Answers = Callable[[list[str]], list[dict[str, dict[str, float]]]]
 
 
 def export(
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Heads on one encoder.")],
-    target: Annotated[Literal["onnx"], typer.Option(help="The package's format.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME…", help="Heads on one encoder; for peft, one version."),
+    ],
+    target: Annotated[Literal["onnx", "peft"], typer.Option(help="The package's format.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or an empty folder.")],
     home: Home,
     base: Annotated[
@@ -38,9 +41,12 @@ def export(
     ] = None,
     tenant: Tenant = LOCAL,
 ) -> None:
-    """Write a package that classifies on a device without PyTorch."""
+    """Write a package that classifies on a device without PyTorch, or a folder for PEFT."""
     registry = open_registry(home)
     versions = [registry.resolve(tenant, name) for name in names]
+    if target == "peft":
+        _write_peft_folder(registry, versions, out)
+        return
     source = shipped.find_base(base) if base else _shipped_base(versions[0])
     # Float32 is what a package computes in.
     options, key = ["--no-sidecar", "--dtype", "float32"], None
@@ -56,6 +62,19 @@ def export(
         with Client(server.url, key) as client:
             report = write_package(registry, versions, source, out, answers_of(client, versions))
     _say(Console(soft_wrap=True), report, out)
+
+
+def _write_peft_folder(registry: Registry, versions: Sequence[Version], out: Path) -> None:
+    from rootstock_registry import peft_writer
+
+    if len(versions) != 1:
+        raise Refused("a PEFT folder holds one version: name one")
+    [version] = versions
+    card = registry.base(version.base_fingerprint)
+    peft_writer.write(version.manifest, registry.blobs, card, out)
+    Console(soft_wrap=True).print(
+        f"[bold]{out}[/bold]: {version.ref} as PEFT saves it, for PeftModel.from_pretrained"
+    )
 
 
 def write_package(

@@ -28,7 +28,8 @@ def import_(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR|FILE", help="A folder that PEFT saved, or a prompt's JSON file."
+            metavar="DIR|FILE",
+            help="A folder that PEFT or AdapterHub saved, or a prompt's JSON file.",
         ),
     ],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="The adapter's name.")],
@@ -41,11 +42,19 @@ def import_(
     tenant: Tenant = LOCAL,
     as_json: Json = False,
 ) -> None:
-    """Store a PEFT folder or a prompt as a new version of an adapter."""
+    """Store a PEFT folder, an AdapterHub folder or a prompt as a new version of an adapter."""
+    from rootstock_registry import adapterhub
+
     registry = open_registry(home)
     card = registered_base(registry, base) if base else _fitting_base(registry, source)
-    store = registry.import_prompt if source.is_file() else registry.import_peft
-    version = store(tenant, name, source, card, promote=promote)
+    if source.is_file():
+        version = registry.import_prompt(tenant, name, source, card, promote=promote)
+    elif adapterhub.is_folder(source):
+        version = registry.import_adapterhub(tenant, name, source, card, promote=promote)
+    else:
+        version = registry.import_peft(
+            tenant, name, source, card, base_folder=_folder_of(base, card), promote=promote
+        )
     say_version(version, as_json)
 
 
@@ -169,7 +178,7 @@ def print_json(facts: Any) -> None:
 def _fitting_base(registry: Registry, folder: Path) -> BaseCard:
     """The one registered base, or the one whose modules and sizes the folder's tensors have."""
     from rootstock_adapters.errors import ArtifactError
-    from rootstock_registry import peft_folder
+    from rootstock_registry import adapterhub, peft_folder
     from rootstock_registry.errors import RegistryError
 
     bases = registry.bases()
@@ -180,11 +189,12 @@ def _fitting_base(registry: Registry, folder: Path) -> BaseCard:
     if folder.is_file():
         names = ", ".join(card.name for card in bases)
         raise Refused(f"a prompt fits every base ({names}): say with --base which one it is for")
+    read = adapterhub.read if adapterhub.is_folder(folder) else peft_folder.read
     fitting = []
     for card in bases:
         try:
-            part, _ = peft_folder.read(folder, card)
-            part.spec.check(part.data, card)
+            for part in read(folder, card)[0]:
+                part.spec.check(part.data, card)
         except (ArtifactError, RegistryError):
             continue
         fitting.append(card)
@@ -197,6 +207,13 @@ def _fitting_base(registry: Registry, folder: Path) -> BaseCard:
     if len(fitting) > 1:
         raise Refused(f"{folder} fits several bases ({names}): say which one with --base")
     return fitting[0]
+
+
+def _folder_of(text: str | None, card: BaseCard) -> Path | None:
+    """Where the base's files are, where that is known: what `--base` named, or what is shipped."""
+    place = (text or card.name).rpartition("=")[2]
+    known = place in shipped.SHIPPED or "/" in place or Path(place).is_dir()
+    return shipped.find_base(text or card.name).path if known else None
 
 
 def _shown_version(registry: Registry, tenant: str, ref: str) -> Version:

@@ -198,20 +198,12 @@ def test_an_unknown_option_that_is_off_does_not_matter(registry: Registry, saved
     registry.import_peft("local", "triage", saved.folder, saved.card)
 
 
-def test_nothing_that_the_config_names_is_fetched_or_imported(
+def test_nothing_that_the_config_names_is_fetched_or_opened(
     registry: Registry, saved: Saved
 ) -> None:
-    mapping = {"base_model_class": "X", "parent_library": "a_module_that_is_not_there"}
-    saved.edit(base_model_name_or_path="/etc/passwd", revision="../..", auto_mapping=mapping)
+    saved.edit(base_model_name_or_path="/etc/passwd", revision="../..")
     version = registry.import_peft("local", "triage", saved.folder, saved.card)
     assert b"passwd" not in registry.blobs.get(version.digest)
-
-
-def test_sequence_classification_with_its_own_classifier_is_refused(
-    tmp_path: Path, registry: Registry
-) -> None:
-    saved = Saved(tmp_path, "bert-task", task_type="SEQ_CLS")
-    refuse(registry, saved, errors.InvalidArtifact, "modules_to_save")
 
 
 def test_pickled_weights_are_refused_in_words(registry: Registry, saved: Saved) -> None:

@@ -163,11 +163,12 @@ def test_a_bias_without_the_option_is_named(tmp_path: Path, registry: Registry) 
     folder.refused(registry, errors.InvalidArtifact, f"{Q} has a bias")
 
 
-def test_a_classifier_outside_the_base_is_refused_in_words(
+def test_a_classifier_without_the_task_is_refused_in_words(
     tmp_path: Path, registry: Registry
 ) -> None:
     config = IA3Config(target_modules=["query"], feedforward_modules=[], task_type="SEQ_CLS")
     folder = Folder(tmp_path, config, "bert-task")
+    folder.edit(task_type="FEATURE_EXTRACTION")
     folder.refused(registry, errors.InvalidArtifact, "publish a classifier as a head")
 
 

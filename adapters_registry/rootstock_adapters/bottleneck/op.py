@@ -1,4 +1,4 @@
-"""A bottleneck layer as a change of the linear that ends a sublayer.
+"""A bottleneck layer as a change of the linear that ends a sublayer, or of the norm behind it.
 
 Refuses to know which architecture names that linear how.
 """
@@ -33,8 +33,10 @@ class Bottleneck(Change):
     def bind(self, place: Place) -> Bottleneck:
         """The same in the base's dtype and on its device."""
 
+        device = place.norms.device if place.is_linear else place.parameters["weight"].device
+
         def there(tensor: Tensor) -> Tensor:
-            return tensor.to(place.norms.device, place.dtype)
+            return tensor.to(device, place.dtype)
 
         return replace(
             self,
@@ -46,22 +48,47 @@ class Bottleneck(Change):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         """`x` is not read. [t, in], [t, D] → [t, D]."""
-        return y + F.linear(self.act(F.linear(y, self.down, self.down_bias)), self.up, self.up_bias)
+        return y + self.of(y)
+
+    def of(self, y: Tensor) -> Tensor:
+        """What it adds: [t, D] → [t, D]."""
+        return F.linear(self.act(F.linear(y, self.down, self.down_bias)), self.up, self.up_bias)
+
+
+@dataclass(frozen=True, eq=False)
+class BehindNorm(Change):
+    """`norm(z + bottleneck(norm(z)))` in place of `norm(z)`, at the norm of a post-norm base."""
+
+    bottleneck: Bottleneck
+    norm: Callable[[Tensor], Tensor] | None = None  # the base's own, once bound
+
+    @property
+    def nbytes(self) -> int:
+        return self.bottleneck.nbytes
+
+    def bind(self, place: Place) -> BehindNorm:
+        return BehindNorm(self.bottleneck.bind(place), place.shifted({}))
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        """[t, D], [t, D] → [t, D]."""
+        if self.norm is None:
+            raise RuntimeError("a bottleneck behind a norm acts once it is bound to its place")
+        # As a difference, because another version may have changed y before.
+        own = self.norm(x)
+        change = self.norm(x + self.bottleneck.of(own)).float() - own.float()
+        return (y.float() + change).to(y.dtype)
 
 
 def prepare(spec: BottleneckSpec, tensors: dict[str, Tensor]) -> Prepared:
     """`tensors` as the spec names them, any float dtype; scaling is folded in in fp32."""
-    return Prepared(
-        changes={
-            module: (
-                Bottleneck(
-                    tensors[f"{module}.down.weight"].float(),
-                    tensors[f"{module}.down.bias"].float(),
-                    tensors[f"{module}.up.weight"].float() * spec.scaling,
-                    tensors[f"{module}.up.bias"].float() * spec.scaling,
-                    ACTIVATIONS[spec.nonlinearity],
-                ),
-            )
-            for module in spec.target_modules
-        }
-    )
+    changes: dict[str, tuple[Change, ...]] = {}
+    for module in spec.target_modules:
+        layer = Bottleneck(
+            tensors[f"{module}.down.weight"].float(),
+            tensors[f"{module}.down.bias"].float(),
+            tensors[f"{module}.up.weight"].float() * spec.scaling,
+            tensors[f"{module}.up.bias"].float() * spec.scaling,
+            ACTIVATIONS[spec.nonlinearity],
+        )
+        changes[module] = (BehindNorm(layer) if spec.placement == "seq_bn" else layer,)
+    return Prepared(changes=changes)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from rootstock_adapters.base_card import EMBEDDINGS, OUTPUT, BaseCard
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.layers import check_layers, inside_layer
-from rootstock_adapters.spec import PartSpec, Shapes
+from rootstock_adapters.spec import Modules, PartSpec, Shapes
 
 Scope = Literal["biases", "norms", "top-k", "full"]
 Role = Literal["weight", "bias", "norm", "norm bias", "embedding"]
@@ -43,7 +43,7 @@ class DeltaSpec(PartSpec):
 
     scope: Scope
     k: int | None = Field(default=None, ge=1)
-    parameters: tuple[str, ...] = Field(min_length=1)
+    parameters: Modules = Field(min_length=1)
     tied_output: bool = False
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.replaced.spec import replaced_shapes
-from rootstock_adapters.spec import PartSpec, Shapes
+from rootstock_adapters.spec import Modules, PartSpec, Shapes
 
 
 class Ia3Spec(PartSpec):
@@ -24,9 +24,9 @@ class Ia3Spec(PartSpec):
 
     kind: ClassVar[str] = "ia3"
 
-    target_modules: tuple[str, ...] = Field(min_length=1)
-    feedforward_modules: tuple[str, ...] = ()
-    modules_to_save: tuple[str, ...] = ()
+    target_modules: Modules = Field(min_length=1)
+    feedforward_modules: Modules = ()
+    modules_to_save: Modules = ()
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:

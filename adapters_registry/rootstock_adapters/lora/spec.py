@@ -13,10 +13,10 @@ from pydantic import Field, model_validator
 from rootstock_adapters.base_card import BaseCard
 from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.replaced.spec import replaced_shapes
-from rootstock_adapters.spec import PartSpec, Shapes
+from rootstock_adapters.spec import MAX_SCALING, Modules, PartSpec, Shapes
 
 Rank = Annotated[int, Field(ge=1, le=256)]
-Alpha = Annotated[float, Field(gt=0)]
+Alpha = Annotated[float, Field(gt=0, le=MAX_SCALING)]
 
 
 class LoraSpec(PartSpec):
@@ -36,11 +36,11 @@ class LoraSpec(PartSpec):
     lora_alpha: Alpha
     use_rslora: bool = False
     use_dora: bool = False
-    target_modules: tuple[str, ...] = Field(min_length=1)
+    target_modules: Modules = Field(min_length=1)
     rank_pattern: dict[str, Rank] = Field(default_factory=dict)
     alpha_pattern: dict[str, Alpha] = Field(default_factory=dict)
-    modules_to_save: tuple[str, ...] = ()
-    biases: tuple[str, ...] = ()
+    modules_to_save: Modules = ()
+    biases: Modules = ()
 
     @model_validator(mode="after")
     def _patterns_are_of_targets(self) -> Self:
