@@ -8,6 +8,10 @@ This room refuses to know statuses and transports: the server and the command li
     ├── InvalidArtifact     bytes, config or folder are not what they claim to be
     ├── WrongBase           the parts do not fit the base they were offered for
     ├── Conflict            somebody else was first, or holds the job now
+    ├── GateNotMet          a version's figures fall short of what its promotion demands
+    ├── Untrusted           a version has no signature by the key that must have signed it
+    ├── InvalidKey          a file is no key that can sign or verify
+    ├── BrokenAudit         a row of the audit log does not fit the chain
     ├── CorruptBlob         stored bytes no longer match their digest
     ├── NewerDatabase       the database was written by a later version of this program
     └── Unavailable         database or blobs do not answer, or cannot be written: try again later
@@ -44,6 +48,22 @@ class WrongBase(RegistryError):
 
 
 class Conflict(RegistryError):
+    pass
+
+
+class GateNotMet(RegistryError):
+    pass
+
+
+class Untrusted(RegistryError):
+    pass
+
+
+class InvalidKey(RegistryError):
+    pass
+
+
+class BrokenAudit(RegistryError):
     pass
 
 

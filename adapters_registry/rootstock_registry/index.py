@@ -6,11 +6,13 @@ Every query of a tenant's things takes the tenant. Refuses to know blobs and man
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rootstock_adapters.base_card import BaseCard
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, select, update
 
+from rootstock_registry import audit
 from rootstock_registry.changes import record
 from rootstock_registry.database import insert_new, upsert
 from rootstock_registry.errors import Conflict, InvalidName, NotFound
@@ -186,6 +188,8 @@ def add_version(
         if known.deleted_at is not None:
             connection.execute(update(versions).where(*content).values(deleted_at=None))
             record(connection, tenant, "version", f"{name}:{known.number}")
+            detail = {"digest": digest, "again": True}
+            audit.record(connection, tenant, "publish", f"{name}:{known.number}", detail)
         return int(known.number)
     last: int | None = connection.scalar(select(func.max(versions.c.number)).where(*of_adapter))
     number = (last or 0) + 1
@@ -200,6 +204,7 @@ def add_version(
         )
     )
     record(connection, tenant, "version", f"{name}:{number}")
+    audit.record(connection, tenant, "publish", f"{name}:{number}", {"digest": digest})
     return number
 
 
@@ -224,10 +229,21 @@ def alias_number(connection: Connection, tenant: str, name: str, alias: str) -> 
     return number
 
 
-def move_alias(connection: Connection, tenant: str, name: str, alias: str, number: int) -> None:
-    """Raises Conflict for a yanked version, unless the alias means it already."""
+def move_alias(
+    connection: Connection,
+    tenant: str,
+    name: str,
+    alias: str,
+    number: int,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Raises Conflict for a yanked version, unless the alias means it already.
+
+    `detail` is what the audit log tells of the move beside where from and where to.
+    """
     check_name("alias", alias)
-    if alias_number(connection, tenant, name, alias) == number:
+    before = alias_number(connection, tenant, name, alias)
+    if before == number:
         return
     mine = (versions.c.tenant == tenant, versions.c.name == name, versions.c.number == number)
     yanked = select(versions.c.yank_reason).where(*mine, versions.c.yanked_at.is_not(None))
@@ -239,6 +255,8 @@ def move_alias(connection: Connection, tenant: str, name: str, alias: str, numbe
     key = {"tenant": tenant, "name": name, "alias": alias}
     upsert(connection, aliases, key | {"number": number}, key=list(key))
     _record_move(connection, key, number)
+    told = {"from": before, "to": number, **(detail or {})}
+    audit.record(connection, tenant, "move alias", f"{name}@{alias}", told)
 
 
 def remove_alias(connection: Connection, tenant: str, name: str, alias: str) -> None:
@@ -247,6 +265,7 @@ def remove_alias(connection: Connection, tenant: str, name: str, alias: str) -> 
     where = [aliases.c[column] == value for column, value in key.items()]
     if connection.execute(delete(aliases).where(*where)).rowcount:
         _record_move(connection, key, None)
+        audit.record(connection, tenant, "delete alias", f"{name}@{alias}")
 
 
 def _record_move(connection: Connection, key: dict[str, str], number: int | None) -> None:

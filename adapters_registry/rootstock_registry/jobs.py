@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from rootstock_registry import events
+from rootstock_registry import audit, events
 from rootstock_registry.errors import Conflict, InvalidName, NotFound
 from rootstock_registry.index import check_tenant
 from rootstock_registry.job_rows import as_job, as_json, get, with_lock
@@ -63,6 +63,8 @@ def submit(
             raise
         return earlier
     events.add(connection, job_id, "info", f"Created fine-tuning job: {job_id}")
+    detail: dict[str, Any] = {key: spec[key] for key in ("method", "name") if key in spec}
+    audit.record(connection, tenant, "submit job", job_id, detail)
     return get(connection, job_id)
 
 

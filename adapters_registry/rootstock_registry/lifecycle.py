@@ -12,13 +12,22 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from rootstock_registry import index, listing, routes
+from rootstock_registry import audit, index, listing, routes
 from rootstock_registry.changes import record
 from rootstock_registry.errors import Conflict, InvalidName, NotFound
+from rootstock_registry.gates import NO_GATES, Gates
 from rootstock_registry.model import alias_moves, versions
 from rootstock_registry.names import check_name, parse_ref
 from rootstock_registry.opened import Opened
-from rootstock_registry.records import AdapterSummary, AliasMove, Page, Version, VersionSummary
+from rootstock_registry.records import (
+    AdapterSummary,
+    AliasMove,
+    AliasSummary,
+    Page,
+    Version,
+    VersionSummary,
+)
+from rootstock_registry.signing import PublicKey
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 
@@ -26,17 +35,30 @@ DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 class Lifecycle(Opened):
     """Methods raise NotFound for what the tenant does not have, InvalidName, Conflict."""
 
-    def promote(self, tenant: str, ref: str, alias: str, *, expected: int | None = None) -> Version:
+    def promote(
+        self,
+        tenant: str,
+        ref: str,
+        alias: str,
+        *,
+        expected: int | None = None,
+        gates: Gates = NO_GATES,
+        key: PublicKey | None = None,
+    ) -> Version:
         """Let `alias` mean the version of `ref`, at once for everybody; the move is recorded.
 
         With `expected`, only where the alias means that number now (0: where it does not exist):
         of two who decide from the same state, one gets Conflict. A yanked version is refused.
+        Every one of `gates` must hold, a signature by `key`; else GateNotMet has the figures.
         """
         check_name("alias", alias)
+        signed = self.evidence.check_signed(tenant, ref, gates, key)
         with self._database.writes.begin() as connection:
             row = index.resolve(connection, tenant, ref)
             _check_expected(connection, row, alias, expected)
-            index.move_alias(connection, tenant, row.name, alias, row.number)
+            self.evidence.check_gates(connection, row, gates, signed)
+            demanded = {"require": gates.texts} if gates.texts else None
+            index.move_alias(connection, tenant, row.name, alias, row.number, demanded)
         return self.resolve(tenant, f"{row.name}:{row.number}")
 
     def rollback(
@@ -53,7 +75,7 @@ class Lifecycle(Opened):
             if expected is not None and now != expected:
                 raise _moved_meanwhile(name, alias, expected, now)
             number = _before(connection, tenant, name, alias)
-            index.move_alias(connection, tenant, name, alias, number)
+            index.move_alias(connection, tenant, name, alias, number, {"rollback": True})
         return self.resolve(tenant, f"{name}:{number}")
 
     def alias_history(self, tenant: str, name: str, alias: str) -> list[AliasMove]:
@@ -98,6 +120,8 @@ class Lifecycle(Opened):
                 values = {"yanked_at": at, "yank_reason": reason}
                 connection.execute(update(versions).where(*mine).values(**values))
                 record(connection, tenant, "version", f"{row.name}:{number}")
+                action, detail = ("yank", {"reason": reason}) if at else ("unyank", {})
+                audit.record(connection, tenant, action, f"{row.name}:{number}", detail)
         return self.resolve(tenant, f"{row.name}:{number}")
 
     def delete_version(self, tenant: str, ref: str, *, force: bool = False) -> None:
@@ -127,6 +151,27 @@ class Lifecycle(Opened):
         """By name; `after` is the last name of the page before."""
         with self._database.reads.connect() as connection:
             return listing.adapter_page(connection, tenant, after, _checked(limit))
+
+    def adapter(self, tenant: str, name: str) -> AdapterSummary:
+        """Raises NotFound."""
+        with self._database.reads.connect() as connection:
+            return listing.adapter(connection, tenant, name)
+
+    def alias_page(
+        self,
+        tenant: str,
+        adapter: str | None = None,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+    ) -> Page[AliasSummary]:
+        """By adapter and alias, all or one adapter's; `after` is the last `NAME@ALIAS` before."""
+        behind = parse_ref(after) if after is not None else None
+        if after is not None and (behind is None or behind.alias is None):
+            raise InvalidName(f"after: {after[:80]!r} is not NAME@ALIAS")
+        pair = (behind.name, behind.alias or "") if behind else None
+        with self._database.reads.connect() as connection:
+            return listing.alias_page(connection, tenant, adapter, pair, _checked(limit))
 
     def version_page(
         self, tenant: str, name: str, *, after: int | None = None, limit: int = DEFAULT_LIMIT
@@ -223,3 +268,4 @@ def _delete(connection: Connection, rows: list[Row[Any]], force: bool) -> None:
     connection.execute(gone.values(deleted_at=time.time()))
     for number in sorted(numbers):
         record(connection, tenant, "version", f"{name}:{number}")
+        audit.record(connection, tenant, "delete version", f"{name}:{number}")

@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import CTE, Connection, Row, Select, bindparam, func, literal, select
 from sqlalchemy.sql.selectable import ScalarSelect
 
-from rootstock_registry.index import OF_ADAPTER
+from rootstock_registry.index import OF_ADAPTER, unknown
 from rootstock_registry.model import aliases, base_names, parts, versions
 from rootstock_registry.opened import when
-from rootstock_registry.records import AdapterSummary, Page, VersionSummary
+from rootstock_registry.records import AdapterSummary, AliasSummary, Page, VersionSummary
 
 _ABOVE_ALL = 2**31 - 1
 _AT_ONCE = 500
@@ -56,6 +56,45 @@ def all_adapters(connection: Connection, tenant: str) -> list[AdapterSummary]:
         found += page.data
         if not page.has_more:
             return found
+
+
+def adapter(connection: Connection, tenant: str, name: str) -> AdapterSummary:
+    """As a page shows it. Raises NotFound."""
+    yanked_last = (versions.c.yanked_at.is_not(None), versions.c.number.desc())
+    query = OF_ADAPTER.order_by(*yanked_last).limit(1)
+    rows = list(connection.execute(query, {"tenant": tenant, "name": name}))
+    if not rows:
+        raise unknown(name)
+    kinds, bases = _kinds(connection, rows), _base_names(connection, rows)
+    moved = alias_page(connection, tenant, name, None, _AT_ONCE).data
+    return AdapterSummary(
+        name=name,
+        base=bases.get(rows[0].base_fingerprint, rows[0].base_fingerprint),
+        kinds=tuple(kind for kind, _ in kinds[rows[0].digest]),
+        latest=rows[0].number,
+        aliases={each.alias: each.number for each in moved},
+    )
+
+
+def alias_page(
+    connection: Connection,
+    tenant: str,
+    adapter: str | None,
+    after: tuple[str, str] | None,
+    limit: int,
+) -> Page[AliasSummary]:
+    """By adapter and alias, from the first one behind the pair `after`; of one `adapter`."""
+    query = select(aliases).where(aliases.c.tenant == tenant)
+    if adapter is not None:
+        query = query.where(aliases.c.name == adapter)
+    if after is not None:
+        later = (aliases.c.name == after[0]) & (aliases.c.alias > after[1])
+        query = query.where((aliases.c.name > after[0]) | later)
+    rows = list(
+        connection.execute(query.order_by(aliases.c.name, aliases.c.alias).limit(limit + 1))
+    )
+    summaries = (AliasSummary(row.name, row.alias, row.number) for row in rows[:limit])
+    return Page(tuple(summaries), len(rows) > limit)
 
 
 def version_page(

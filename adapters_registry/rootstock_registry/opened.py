@@ -15,6 +15,7 @@ from sqlalchemy import Row
 from rootstock_registry import index
 from rootstock_registry.blobs import DEFAULT_CACHE_MIB, BlobStore
 from rootstock_registry.database import Database
+from rootstock_registry.evidence import Evidence
 from rootstock_registry.manifest import Manifest
 from rootstock_registry.records import Version
 
@@ -42,6 +43,7 @@ class Opened:
         self._manifest = lru_cache(MANIFESTS_IN_MEMORY)(
             lambda digest: Manifest.parse(self.blobs.get(digest))
         )
+        self.evidence = Evidence(self._database, self.blobs, self._manifest)
 
     def close(self) -> None:
         self._database.close()

@@ -93,6 +93,19 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True)
+class AliasSummary:
+    """What an alias means now: `adapter@alias` is `adapter:number`."""
+
+    adapter: str
+    alias: str
+    number: int
+
+    @property
+    def ref(self) -> str:
+        return f"{self.adapter}@{self.alias}"
+
+
+@dataclass(frozen=True)
 class AliasMove:
     """`alias` began to mean `number` then; None where it was deleted."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from rootstock_registry import index
+from rootstock_registry import audit, index
 from rootstock_registry.changes import record
 from rootstock_registry.database import upsert
 from rootstock_registry.errors import Conflict, InvalidName, NotFound
@@ -42,6 +42,8 @@ def set_route(connection: Connection, route: Route) -> None:
     }
     upsert(connection, routes, row, key=["tenant", "task"])
     record(connection, route.tenant, "route", route.task)
+    detail = {"targets": dict(route.targets), "fallback": route.fallback}
+    audit.record(connection, route.tenant, "set route", route.task, detail)
 
 
 def check_unrouted(connection: Connection, tenant: str, meant: Callable[[Ref], bool]) -> None:

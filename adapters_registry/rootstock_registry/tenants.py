@@ -12,6 +12,7 @@ import time
 
 from sqlalchemy import Connection, select
 
+from rootstock_registry import audit
 from rootstock_registry.changes import record
 from rootstock_registry.errors import Conflict, InvalidName
 from rootstock_registry.index import check_tenant
@@ -26,6 +27,7 @@ def create_tenant(connection: Connection, name: str) -> None:
         raise Conflict(f"tenant {name!r} already exists")
     connection.execute(tenants.insert().values(name=name, created_at=time.time()))
     record(connection, name, "tenant", name)
+    audit.record(connection, name, "create tenant", name)
 
 
 def tenant_names(connection: Connection) -> list[str]:
@@ -48,6 +50,7 @@ def create_key(connection: Connection, tenant: str, role: str) -> tuple[str, str
         )
     )
     record(connection, tenant, "key", key_id)
+    audit.record(connection, tenant, "create key", key_id, {"role": role})
     return key_id, secret
 
 
