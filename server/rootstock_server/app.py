@@ -26,7 +26,16 @@ from rootstock_registry import Registry
 from rootstock_wire.openai import ErrorBody
 
 from rootstock_server import telemetry
-from rootstock_server.api import files, fine_tuning, native, openai, probes, refusals
+from rootstock_server.api import (
+    adapters,
+    aliases,
+    files,
+    fine_tuning,
+    native,
+    openai,
+    probes,
+    refusals,
+)
 from rootstock_server.api.grpc_api import GrpcDoor, start_grpc
 from rootstock_server.api.handle import Handle
 from rootstock_server.api.intake import Intake, KeyFirst, Observe
@@ -37,6 +46,7 @@ from rootstock_server.config import Config
 from rootstock_server.engine.client import EngineClient
 from rootstock_server.pins import follow
 from rootstock_server.sidecar import Sidecar
+from rootstock_server.tenancy.trust import Trust
 
 MAX_HEADER_BYTES = 16 * 1024
 KEEP_ALIVE_S = 75
@@ -54,7 +64,8 @@ def build_app(config: Config, registry: Registry, engines: Mapping[str, EngineCl
         name: ServedBase(engine, Tokenizer(paths[name]), paths[name])
         for name, engine in engines.items()
     }
-    handle = Handle(registry, bases, config.limits, metrics, no_auth=config.no_auth)
+    trust = Trust(registry, config.require_signature)
+    handle = Handle(registry, bases, config.limits, metrics, trust, no_auth=config.no_auth)
     errors: dict[int | str, dict[str, Any]] = {
         "4XX": {"model": ErrorBody},
         "5XX": {"model": ErrorBody},
@@ -62,7 +73,7 @@ def build_app(config: Config, registry: Registry, engines: Mapping[str, EngineCl
     # The interactive pages would load scripts from elsewhere; the schema is behind the key.
     app = FastAPI(title="Rootstock", docs_url=None, redoc_url=None, responses=errors)
     app.state.handle = handle
-    for room in (probes, openai, native, files, fine_tuning):
+    for room in (probes, openai, native, adapters, aliases, files, fine_tuning):
         app.include_router(room.routes(handle))
     refusals.install(app)
     # The last one added is the outermost.
@@ -111,7 +122,7 @@ async def _serve(config: Config, console: Console) -> None:
             told = asyncio.create_task(tell_when_busy(config.home, lambda: handle.in_flight))
             stack.callback(told.cancel)
         if config.pinned:
-            pins = asyncio.create_task(follow(config.pinned, registry, engines))
+            pins = asyncio.create_task(follow(config.pinned, registry, engines, handle.trust))
             stack.callback(pins.cancel)
         stack.enter_context(_announced(config, listener, door, console))
         await stop.wait()

@@ -96,6 +96,7 @@ class Config(Section):
     no_auth: bool = False
     no_sidecar: bool = False
     pinned: tuple[str, ...] = ()
+    require_signature: Path | None = None
     limits: Limits = Limits()
 
     @field_validator("pinned", mode="before")
@@ -198,4 +199,5 @@ def _resolve(config: Config) -> Config:
         update={"engine": engine.model_copy(update={"threads": threads})}
     )
     home = config.home.expanduser().absolute()
-    return config.model_copy(update={"home": home, "limits": limits})
+    key = config.require_signature and config.require_signature.expanduser().absolute()
+    return config.model_copy(update={"home": home, "limits": limits, "require_signature": key})

@@ -8,9 +8,12 @@ This room refuses to know about transports: `api/` turns these classes into bodi
     │   │   └── TooLarge            413 OUT_OF_RANGE
     │   ├── Unauthenticated         401 UNAUTHENTICATED
     │   ├── Forbidden               403 PERMISSION_DENIED
+    │   ├── Untrusted               403 PERMISSION_DENIED
     │   ├── UnknownModel            404 NOT_FOUND
     │   ├── Unknown                 404 NOT_FOUND
     │   ├── AdapterMismatch         400 FAILED_PRECONDITION
+    │   ├── Conflict                409 ABORTED
+    │   ├── GateNotMet              409 FAILED_PRECONDITION
     │   └── OverQuota               429 RESOURCE_EXHAUSTED
     ├── Overloaded                  503 UNAVAILABLE, with Retry-After
     ├── DeadlineExceeded            504 DEADLINE_EXCEEDED
@@ -68,6 +71,15 @@ class Forbidden(ClientError):
     type = "permission_error"
 
 
+class Untrusted(ClientError):
+    """The server loads signed versions only, and no trusted key has signed this one."""
+
+    status = 403
+    grpc_status = "PERMISSION_DENIED"
+    type = "permission_error"
+    code = "signature_required"
+
+
 class UnknownModel(ClientError):
     """No base, adapter, version, alias or task of that name exists for this tenant."""
 
@@ -77,7 +89,7 @@ class UnknownModel(ClientError):
 
 
 class Unknown(ClientError):
-    """No file, job or other thing with that id exists for this tenant."""
+    """No file, job, version, alias or other thing with that id exists for this tenant."""
 
     status = 404
     grpc_status = "NOT_FOUND"
@@ -90,6 +102,22 @@ class AdapterMismatch(ClientError):
     status = 400
     grpc_status = "FAILED_PRECONDITION"
     code = "adapter_mismatch"
+
+
+class Conflict(ClientError):
+    """Somebody else was first, or the object is not in a state that allows this."""
+
+    status = 409
+    grpc_status = "ABORTED"
+    code = "conflict"
+
+
+class GateNotMet(ClientError):
+    """A promotion's demand is not met; the message has the figures."""
+
+    status = 409
+    grpc_status = "FAILED_PRECONDITION"
+    code = "gate_not_met"
 
 
 class OverQuota(ClientError):

@@ -14,6 +14,8 @@ from rootstock_registry import Registry
 from rootstock_registry.errors import RegistryError
 
 from rootstock_server.engine.client import EngineClient
+from rootstock_server.errors import Untrusted
+from rootstock_server.tenancy.trust import Trust
 
 AGAIN_S = 1.0
 LOCAL = "local"  # the tenant of a name that says none
@@ -22,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 async def follow(
-    names: Sequence[str], registry: Registry, engines: Mapping[str, EngineClient]
+    names: Sequence[str], registry: Registry, engines: Mapping[str, EngineClient], trust: Trust
 ) -> None:
     """Tell each engine, once a second, what to keep: one that was restarted must hear it, too."""
     by_fingerprint = {engine.card.fingerprint: engine for engine in engines.values()}
@@ -32,9 +34,14 @@ async def follow(
         for name in names:
             try:
                 version = await asyncio.to_thread(registry.resolve, LOCAL, name)
-            except RegistryError as error:
+                await trust.check(version.digest)
+            except (RegistryError, Untrusted) as error:
                 if name not in unknown:
-                    log.warning("a pinned name means nothing yet", name=name, why=str(error))
+                    log.warning(
+                        "a pinned name cannot be served yet",
+                        name=name,
+                        why=str(error),
+                    )
                 unknown.add(name)
                 continue
             unknown.discard(name)

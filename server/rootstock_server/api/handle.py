@@ -37,6 +37,7 @@ from rootstock_server.telemetry import Telemetry
 from rootstock_server.tenancy.auth import Authenticator
 from rootstock_server.tenancy.quota import Quota
 from rootstock_server.tenancy.routing import candidates
+from rootstock_server.tenancy.trust import Trust
 
 C = TypeVar("C", Generate, Encode)
 
@@ -69,12 +70,14 @@ class Handle:
         bases: Mapping[str, ServedBase],
         limits: Limits,
         telemetry: Telemetry,
+        trust: Trust,
         *,
         no_auth: bool,
     ) -> None:
         self.registry = registry
         self.bases = bases
         self.telemetry = telemetry
+        self.trust = trust
         self.draining = False
         self._auth = Authenticator(registry, no_auth=no_auth)
         self._quota = Quota(limits.max_in_flight_per_tenant)
@@ -106,7 +109,10 @@ class Handle:
         return await self._auth.authenticate(authorization)
 
     async def resolve(self, caller: KeyOwner, model: str, param: str = "model") -> Target:
-        """What `model` means for this caller now. Raises UnknownModel, AdapterMismatch."""
+        """What `model` means for this caller now.
+
+        Raises UnknownModel, AdapterMismatch; Untrusted where a signature is asked for in vain.
+        """
         return (await self.resolve_all(caller, [model], param))[0]
 
     async def resolve_all(
@@ -116,7 +122,7 @@ class Handle:
         named = [model for model in models if model not in self.bases]
         versions = await asyncio.to_thread(self._versions, caller, named, param) if named else {}
         return [
-            self._target(model, versions[model], param)
+            await self._target(model, versions[model], param)
             if model in versions
             else Target(model, self.bases[model])
             for model in models
@@ -135,7 +141,7 @@ class Handle:
                 ) from None
         return found
 
-    def _target(self, model: str, version: Version, param: str) -> Target:
+    async def _target(self, model: str, version: Version, param: str) -> Target:
         base = self.base_of(version)
         if base is None:
             served = ", ".join(sorted(self.bases))
@@ -144,6 +150,8 @@ class Handle:
                 f"({version.base_fingerprint[:19]}…), which is not served here (served: {served})",
                 param=param,
             )
+        # The only place where a version becomes what is answered with.
+        await self.trust.check(version.digest)
         return Target(model, base, version)
 
     def base_of(self, version: Version) -> ServedBase | None:

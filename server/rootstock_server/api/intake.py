@@ -9,6 +9,7 @@ import asyncio
 import time
 
 import structlog
+from rootstock_registry.audit import acting_as
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rootstock_server.api.handle import Handle
@@ -41,7 +42,9 @@ class KeyFirst:
         except RootstockError as error:
             self._handle.telemetry.request("refused", error.status, 0.0)
             return await response_to(error)(scope, receive, send)
-        return await self._app(scope, receive, send)
+        # Whatever the request changes in the registry is its key's, in the audit log.
+        with acting_as(scope["caller"].key_id):
+            return await self._app(scope, receive, send)
 
 
 def _authorization(scope: Scope) -> str | None:

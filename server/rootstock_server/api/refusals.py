@@ -24,6 +24,8 @@ log = structlog.get_logger()
 BRANCHES = frozenset({"text", "texts", "ids", "id_lists", "none", "parts", "named", "as_object"})
 # A task's body is a union itself: the first part is a branch, and the field comes second.
 DIALECTS = frozenset({"messages", "prompt", "input"})
+# Where FastAPI found a field: its first word.
+PLACES = (("body",), ("query",), ("path",))
 MAX_FIELD_CHARS = 128
 
 
@@ -72,7 +74,7 @@ def explain(errors: Sequence[Any]) -> BadRequest:
 
 def field_of(location: Sequence[str | int]) -> str:
     """`("body", "messages", 0, "content", "text")` → `messages[0].content`."""
-    parts = list(location[1:] if location[:1] == ("body",) else location)
+    parts = list(location[1:] if location[:1] in PLACES else location)
     if len(parts) > 1 and parts[0] in DIALECTS and isinstance(parts[1], str):
         parts = parts if parts[1] in BRANCHES else parts[1:]
     path = ""

@@ -1,0 +1,135 @@
+"""The registry's bases, adapters and versions over HTTP: list, get, yank, evaluate, delete.
+
+Translates only; what a tenant may see and change is the registry's business. Refuses to know how a
+version is served.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from rootstock_registry import KeyOwner
+from rootstock_wire.registry import (
+    Adapter,
+    AdapterVersion,
+    AdapterVersionDetail,
+    AddEvaluation,
+    Deleted,
+    Page,
+    RegisteredBase,
+    YankVersion,
+)
+
+from rootstock_server.api import registry_shapes as shapes
+from rootstock_server.api.handle import Handle
+from rootstock_server.api.openai import caller_of
+from rootstock_server.api.registry_calls import ask
+from rootstock_server.api.registry_shapes import PageQuery
+from rootstock_server.tenancy.auth import check_role
+
+Listed = Annotated[PageQuery, Query()]
+Number = Annotated[int, Path(ge=1, le=999_999_999)]
+
+
+def routes(handle: Handle) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["registry"])
+    _bases(router, handle)
+    _adapters(router, handle)
+    _versions(router, handle)
+    return router
+
+
+def _bases(router: APIRouter, handle: Handle) -> None:
+    @router.get("/bases")
+    async def list_bases(request: Request, page: Listed) -> Page[RegisteredBase]:
+        cards = await ask(handle.registry.bases)
+        return shapes.page_of([shapes.base(card) for card in cards], page)
+
+    @router.get("/bases/{name}")
+    async def get_base(name: str, request: Request) -> RegisteredBase:
+        return shapes.base(await ask(handle.registry.base, name))
+
+
+def _adapters(router: APIRouter, handle: Handle) -> None:
+    @router.get("/adapters")
+    async def list_adapters(request: Request, page: Listed) -> Page[Adapter]:
+        caller = caller_of(request)
+        found = await ask(
+            handle.registry.adapter_page, caller.tenant, after=page.after, limit=page.limit
+        )
+        return shapes.page([shapes.adapter(each) for each in found.data], found.has_more)
+
+    @router.get("/adapters/{name}")
+    async def get_adapter(name: str, request: Request) -> Adapter:
+        caller = caller_of(request)
+        return shapes.adapter(await ask(handle.registry.adapter, caller.tenant, name))
+
+    @router.delete("/adapters/{name}")
+    async def delete_adapter(name: str, request: Request, force: bool = False) -> Deleted:
+        """All its versions. With `force`, aliases and routes do not keep it."""
+        caller = allowed(request, "admin")
+        await ask(handle.registry.delete_adapter, caller.tenant, name, force=force)
+        return Deleted(id=name, object="adapter")
+
+
+def _versions(router: APIRouter, handle: Handle) -> None:
+    place = "/adapters/{name}/versions"
+
+    async def detail(caller: KeyOwner, name: str, number: int) -> AdapterVersionDetail:
+        version = await ask(handle.registry.resolve, caller.tenant, f"{name}:{number}")
+        proof = handle.registry.evidence
+        later = await ask(proof.evaluations, caller.tenant, version.digest)
+        signed = await ask(proof.signatures, version.digest)
+        return shapes.detail(version, later, [each.key_id for each in signed])
+
+    @router.get(place)
+    async def list_versions(name: str, request: Request, page: Listed) -> Page[AdapterVersion]:
+        """Newest first."""
+        caller, after = caller_of(request), shapes.number_after(page, name)
+        await ask(handle.registry.adapter, caller.tenant, name)
+        found = await ask(
+            handle.registry.version_page, caller.tenant, name, after=after, limit=page.limit
+        )
+        return shapes.page([shapes.version(each) for each in found.data], found.has_more)
+
+    @router.get(place + "/{number}")
+    async def get_version(name: str, number: Number, request: Request) -> AdapterVersionDetail:
+        return await detail(caller_of(request), name, number)
+
+    @router.post(place + "/{number}/yank")
+    async def yank_version(
+        name: str, number: Number, body: YankVersion, request: Request
+    ) -> AdapterVersionDetail:
+        caller = allowed(request, "publisher")
+        await ask(handle.registry.yank, caller.tenant, f"{name}:{number}", body.reason)
+        return await detail(caller, name, number)
+
+    @router.post(place + "/{number}/unyank")
+    async def unyank_version(name: str, number: Number, request: Request) -> AdapterVersionDetail:
+        caller = allowed(request, "publisher")
+        await ask(handle.registry.unyank, caller.tenant, f"{name}:{number}")
+        return await detail(caller, name, number)
+
+    @router.post(place + "/{number}/evaluations")
+    async def evaluate_version(
+        name: str, number: Number, body: AddEvaluation, request: Request
+    ) -> AdapterVersionDetail:
+        caller = allowed(request, "publisher")
+        ref, dataset = f"{name}:{number}", body.dataset_digest
+        await ask(handle.registry.evidence.evaluate, caller.tenant, ref, body.metrics, dataset)
+        return await detail(caller, name, number)
+
+    @router.delete(place + "/{number}")
+    async def delete_version(
+        name: str, number: Number, request: Request, force: bool = False
+    ) -> Deleted:
+        """With `force`, aliases that mean it and routes that name it do not keep it."""
+        caller, ref = allowed(request, "admin"), f"{name}:{number}"
+        await ask(handle.registry.delete_version, caller.tenant, ref, force=force)
+        return Deleted(id=ref, object="adapter.version")
+
+
+def allowed(request: Request, needs: str) -> KeyOwner:
+    """The caller, whose role is large enough. Raises Forbidden."""
+    return check_role(caller_of(request), needs)
