@@ -7,6 +7,7 @@ it. `--check` writes nothing and fails, naming the file, where a part is not wha
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +19,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rootstock_adapters.base_card import ARCHITECTURES
 from rootstock_cli.main import app
+from rootstock_registry.manifest_schema import manifest_schema
 from rootstock_server import errors
-from rootstock_server.api import files, fine_tuning, native, openai, probes
+from rootstock_server.api import adapters, aliases, files, fine_tuning, native, openai, probes
 from rootstock_server.api.handle import Handle
 from rootstock_server.config import Config, EngineLimits, Limits, TrainingLimits
 from rootstock_server.telemetry import Telemetry
@@ -29,6 +31,7 @@ from rootstock_wire.openai import GenerationBody
 from rootstock_wire.v1 import inference_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = ROOT / "docs" / "manifest.schema.json"
 BAR = r"\|"  # a bar inside a cell
 PLACE = re.compile(r"(<!-- generated: ([a-z-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -45,6 +48,8 @@ SETTINGS_MEAN = {
     "no_auth": "everybody is the tenant `local`; only on a loopback address",
     "pinned": "adapters to keep resident, as `name` or `name@alias`; of another tenant,"
     " `tenant/name`",
+    "require_signature": "load only versions that this public key (a PEM file) has signed; any "
+    "other one is refused, and is not kept resident either",
     "no_sidecar": "start no training sidecar beside the server",
 }
 LIMITS_MEAN = {
@@ -78,6 +83,9 @@ ERRORS_MEAN = {
     "Unknown": "look at the list of what you have; another tenant's reads the same",
     "Unauthenticated": "send a valid key",
     "Forbidden": "use a key with a larger role",
+    "Untrusted": "have the version signed with the key that this server trusts",
+    "Conflict": "look at the object as it is now, then ask again",
+    "GateNotMet": "the message has the figures and what was demanded",
     "UnknownModel": "look at `/v1/models`; another tenant's adapter reads the same",
     "AdapterMismatch": "the version exists, but not for this base or this call",
     "OverQuota": "wait for an answer of your own, then ask again",
@@ -112,6 +120,30 @@ ROUTES_MEAN = {
     "/v1/fine_tuning/jobs/{job_id}/checkpoints": "where it can be taken up again",
     "/v1/tasks/{task}": "whichever version the route of the task chooses: `messages` (chat), "
     "`prompt` (completion) or `input` (classify)",
+}
+ROUTES_MEAN |= {
+    "/v1/bases": "the registered bases",
+    "/v1/bases/{name}": "one of them",
+    "/v1/adapters": "the caller's adapters by name, with their kinds and aliases",
+    "GET /v1/adapters/{name}": "one of them",
+    "DELETE /v1/adapters/{name}": "deletes all its versions; admin; `force=true` where an alias "
+    "or a route still leads to one",
+    "/v1/adapters/{name}/versions": "its versions, newest first",
+    "GET /v1/adapters/{name}/versions/{number}": "one of them, with its manifest, later "
+    "evaluations and the keys that signed it",
+    "DELETE /v1/adapters/{name}/versions/{number}": "deletes it; admin; `force=true` as above",
+    "/v1/adapters/{name}/versions/{number}/yank": "says why nobody should begin to use it; "
+    "publisher",
+    "/v1/adapters/{name}/versions/{number}/unyank": "takes that back; publisher",
+    "/v1/adapters/{name}/versions/{number}/evaluations": "adds `metrics` measured on "
+    "`dataset_digest`; publisher",
+    "/v1/aliases": "the caller's aliases; of one `adapter`",
+    "GET /v1/aliases/{adapter}/{alias}": "what it means",
+    "POST /v1/aliases/{adapter}/{alias}": "lets it mean `version` where every gate of `require` "
+    "holds; publisher",
+    "DELETE /v1/aliases/{adapter}/{alias}": "takes it away; publisher",
+    "/v1/aliases/{adapter}/{alias}/history": "all that it meant, newest first",
+    "/v1/aliases/{adapter}/{alias}/rollback": "lets it mean what it meant before; publisher",
 }
 SAMPLING_MEAN = {
     "max_tokens": "tokens of the answer at most; 16 for completions, what the context holds for "
@@ -148,6 +180,8 @@ def commands() -> str:
 def _leaves(group: Any, path: str) -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
+            if command.invoke_without_command:
+                yield f"{path} {name}", command
             yield from _leaves(command, f"{path} {name}")
         else:
             yield f"{path} {name}", command
@@ -223,9 +257,8 @@ def _subclasses(cls: type[errors.RootstockError]) -> Iterator[type[errors.Rootst
 def http_routes() -> str:
     """Method and path of every HTTP route, as the application registers them."""
     nobody = cast(Handle, None)  # the routes only keep it for when they are asked
-    rooms = [
-        cast(Any, room.routes(nobody)) for room in (probes, openai, native, files, fine_tuning)
-    ]
+    doors = (probes, openai, native, adapters, aliases, files, fine_tuning)
+    rooms = [cast(Any, room.routes(nobody)) for room in doors]
     found = [
         (route.path.replace(":path", ""), ", ".join(route.methods))
         for room in rooms
@@ -337,7 +370,7 @@ def documents() -> list[Path]:
 
 
 def wanted() -> dict[Path, str]:
-    """What every page should contain."""
+    """What every page should contain, and the manifest's schema."""
     made = {name: part() for name, part in PARTS.items()}
     used: set[str] = set()
     files = {}
@@ -345,6 +378,7 @@ def wanted() -> dict[Path, str]:
         text = file.read_text(encoding="utf-8")
         used |= {match[2] for match in PLACE.finditer(text)}
         files[file] = PLACE.sub(lambda match: match[1] + made[match[2]] + match[4], text)
+    files[SCHEMA] = json.dumps(manifest_schema(), indent=2, ensure_ascii=False) + "\n"
     if unused := PARTS.keys() - used:
         raise SystemExit(f"docs/generate.py: no document shows {', '.join(sorted(unused))}")
     return files

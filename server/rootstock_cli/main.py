@@ -10,7 +10,18 @@ import sys
 
 import typer
 
-from rootstock_cli import asking, exporting, registry, serving, tenants, training
+from rootstock_cli import (
+    aliases,
+    asking,
+    evidence,
+    exporting,
+    listing,
+    registry,
+    removing,
+    serving,
+    tenants,
+    training,
+)
 from rootstock_cli.bench import command as bench
 from rootstock_cli.demo import command as demo
 from rootstock_cli.failures import in_words
@@ -25,6 +36,7 @@ app = typer.Typer(
 )
 
 SERVE, MAKE, KEEP, USE = "Serve", "Make adapters", "Keep adapters", "Tenants and keys"
+PROVE = "Prove what adapters are"
 app.command("serve", rich_help_panel=SERVE)(serving.serve)
 app.command("sidecar", rich_help_panel=SERVE)(serving.sidecar)
 app.command("ask", rich_help_panel=SERVE)(asking.ask)
@@ -33,10 +45,19 @@ app.command("demo", rich_help_panel=SERVE)(demo.demo)
 app.command("train", rich_help_panel=MAKE)(training.train)
 app.command("pretrain", rich_help_panel=MAKE)(training.pretrain)
 app.command("import", rich_help_panel=KEEP)(registry.import_)
-app.command("promote", rich_help_panel=KEEP)(registry.promote)
-app.command("list", rich_help_panel=KEEP)(registry.list_)
-app.command("show", rich_help_panel=KEEP)(registry.show)
+app.command("list", rich_help_panel=KEEP)(listing.list_)
+app.command("versions", rich_help_panel=KEEP)(listing.versions)
+app.command("show", rich_help_panel=KEEP)(listing.show)
+app.command("promote", rich_help_panel=KEEP)(aliases.promote)
+app.command("rollback", rich_help_panel=KEEP)(aliases.rollback)
+app.add_typer(aliases.alias, name="alias", rich_help_panel=KEEP)
+app.command("yank", rich_help_panel=KEEP)(removing.yank)
+app.command("delete", rich_help_panel=KEEP)(removing.delete)
 app.command("export", rich_help_panel=KEEP)(exporting.export)
+app.command("generate-key-pair", rich_help_panel=PROVE)(evidence.generate_key_pair)
+app.command("sign", rich_help_panel=PROVE)(evidence.sign)
+app.command("verify", rich_help_panel=PROVE)(evidence.verify)
+app.add_typer(evidence.audit, name="audit", rich_help_panel=PROVE)
 app.add_typer(tenants.tenant, name="tenant", rich_help_panel=USE)
 app.add_typer(tenants.key, name="key", rich_help_panel=USE)
 app.add_typer(tenants.route, name="route", rich_help_panel=USE)

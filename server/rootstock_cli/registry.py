@@ -1,4 +1,4 @@
-"""The commands that fill and read the registry: import, promote, list and show.
+"""The command that fills the registry, and what all commands that open it share.
 
 Refuses to know how versions are stored and served.
 """
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from rootstock_cli import shipped
 from rootstock_cli.failures import Refused
@@ -19,7 +18,7 @@ from rootstock_cli.options import BASE_HELP, LOCAL, Home, Json, Promote, Tenant
 
 if TYPE_CHECKING:
     from rootstock_adapters.base_card import BaseCard
-    from rootstock_registry import AdapterSummary, Registry, Version
+    from rootstock_registry import Registry, Version
 
 SHOWN_DIGEST = 19  # `sha256:` and twelve digits: enough to tell versions apart
 
@@ -56,58 +55,6 @@ def import_(
             tenant, name, source, card, base_folder=_folder_of(base, card), promote=promote
         )
     say_version(version, as_json)
-
-
-def promote(
-    ref: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version.")],
-    to: Annotated[str, typer.Option(metavar="ALIAS", help="The alias to move to it.")],
-    home: Home,
-    tenant: Tenant = LOCAL,
-    as_json: Json = False,
-) -> None:
-    """Move an alias to a version; answers that are running keep the version they began with."""
-    say_version(open_registry(home).promote(tenant, ref, to), as_json)
-
-
-def list_(home: Home, tenant: Tenant = LOCAL, as_json: Json = False) -> None:
-    """List the bases and a tenant's adapters."""
-    registry = open_registry(home)
-    check_tenant(registry, tenant)
-    bases, adapters = registry.bases(), registry.adapters(tenant)
-    if as_json:
-        print_json(
-            {
-                "tenant": tenant,
-                "bases": [_base_facts(card) for card in bases],
-                "adapters": [_adapter_facts(adapter) for adapter in adapters],
-            }
-        )
-        return
-    console = Console()
-    if not bases:
-        console.print("The registry is empty. Begin with: rootstock serve --base demo --no-auth")
-        return
-    console.print(_base_table(bases), _adapter_table(adapters, tenant))
-
-
-def show(
-    ref: Annotated[
-        str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="Default: @prod, or the latest.")
-    ],
-    home: Home,
-    tenant: Tenant = LOCAL,
-    as_json: Json = False,
-) -> None:
-    """Show a version: its parts, where it came from, how good it was, and its siblings."""
-    registry = open_registry(home)
-    version = _shown_version(registry, tenant, ref)
-    siblings = registry.versions(version.tenant, version.name)
-    if as_json:
-        print_json(
-            version_facts(version) | {"versions": [_sibling_facts(each) for each in siblings]}
-        )
-        return
-    _print_version(Console(), version, siblings)
 
 
 def open_registry(home: Path) -> Registry:
@@ -214,91 +161,3 @@ def _folder_of(text: str | None, card: BaseCard) -> Path | None:
     place = (text or card.name).rpartition("=")[2]
     known = place in shipped.SHIPPED or "/" in place or Path(place).is_dir()
     return shipped.find_base(text or card.name).path if known else None
-
-
-def _shown_version(registry: Registry, tenant: str, ref: str) -> Version:
-    from rootstock_registry.errors import NotFound
-
-    try:
-        return registry.resolve(tenant, ref)
-    except NotFound:
-        versions = [] if set(ref) & set(":@/") else registry.versions(tenant, ref)
-        if not versions:
-            raise
-        return versions[-1]
-
-
-def _base_facts(card: BaseCard) -> dict[str, Any]:
-    return {
-        "name": card.name,
-        "fingerprint": card.fingerprint,
-        "task": card.task,
-        "model_type": card.model_type,
-    }
-
-
-def _adapter_facts(adapter: AdapterSummary) -> dict[str, Any]:
-    return {
-        "name": adapter.name,
-        "base": adapter.base,
-        "kinds": list(adapter.kinds),
-        "latest": adapter.latest,
-        "aliases": dict(adapter.aliases),
-    }
-
-
-def _sibling_facts(version: Version) -> dict[str, Any]:
-    return {
-        "number": version.number,
-        "digest": version.digest,
-        "aliases": list(version.aliases),
-        "created_at": version.created_at.isoformat(),
-    }
-
-
-def _base_table(bases: list[BaseCard]) -> Table:
-    table = Table("base", "task", "architecture", "fingerprint", box=None, pad_edge=False)
-    for card in bases:
-        table.add_row(card.name, card.task, card.model_type, card.fingerprint[:SHOWN_DIGEST])
-    return table
-
-
-def _adapter_table(adapters: list[AdapterSummary], tenant: str) -> Table | str:
-    if not adapters:
-        return f"\nThe tenant {tenant} has no adapters."
-    table = Table("\nadapter", "\nbase", "\nkinds", "\nlatest", "\naliases", box=None)
-    table.pad_edge = False
-    for adapter in adapters:
-        aliases = " ".join(f"@{name}={number}" for name, number in adapter.aliases.items())
-        table.add_row(
-            adapter.name, adapter.base, ", ".join(adapter.kinds), str(adapter.latest), aliases
-        )
-    return table
-
-
-def _print_version(console: Console, version: Version, siblings: list[Version]) -> None:
-    manifest = version.manifest
-    lines = [
-        ("version", f"{version.tenant}/{version.ref}"),
-        ("digest", version.digest),
-        ("base", f"{manifest.base.name}  {manifest.base.fingerprint}"),
-    ]
-    for part in manifest.parts:
-        settings = ", ".join(f"{key}={_short(value)}" for key, value in part.config.items())
-        lines.append(("part", f"{part.kind}, {part.size} bytes: {settings}"))
-    origin = {key: value for key, value in manifest.lineage.model_dump().items() if value}
-    lines += [("lineage", f"{key}: {_short(value)}") for key, value in origin.items()]
-    lines += [("figure", f"{name}: {value:.4g}") for name, value in manifest.evaluation.items()]
-    for each in siblings:
-        aliases = "".join(f" @{alias}" for alias in each.aliases)
-        lines.append(("versions", f"{each.number}  {each.digest[:SHOWN_DIGEST]}{aliases}"))
-    for what, value in lines:
-        console.print(f"{what:9} {value}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(str, value[:4]))}{', …' if len(value) > 4 else ''}]"
-    if isinstance(value, dict):
-        return " ".join(f"{key} {each}" for key, each in value.items())
-    return str(value)

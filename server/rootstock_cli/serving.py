@@ -5,6 +5,7 @@ Refuses to know requests and jobs: each hands over to its room.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -33,6 +34,12 @@ def serve(
         list[str] | None,
         typer.Option(help="An adapter to keep resident. Repeatable.", show_default=False),
     ] = None,
+    require_signature: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PUB.pem", help="Load only what this key has signed.", show_default=False
+        ),
+    ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Everybody here is tenant local; loopback only.")
     ] = False,
@@ -55,6 +62,7 @@ def serve(
             "grpc_port": grpc_port,
             "dtype": dtype,
             "pinned": pin or None,
+            "require_signature": require_signature,
             "no_auth": no_auth or None,
             "no_sidecar": no_sidecar or None,
         }

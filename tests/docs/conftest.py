@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"```([a-z]+)")
 _NOTE = re.compile(r"<!-- (not run|answers differ): (\S.*) -->")
 # In this order: the blocks of a page may build on those before it.
-RUN_IN_ORDER = ("README.md", "docs/doors.md", "docs/training.md", "CONTRIBUTING.md")
+RUN_IN_ORDER = (
+    "README.md",
+    "docs/doors.md",
+    "docs/training.md",
+    "docs/evidence.md",
+    "CONTRIBUTING.md",
+)
 
 
 class Block(NamedTuple):

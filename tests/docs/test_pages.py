@@ -95,6 +95,8 @@ def _fault(line: str) -> str | None:
     words = line.partition("rootstock ")[2].rstrip(")").split()
     command = cast(Any, typer.main.get_command(app))
     while words and hasattr(command, "commands"):
+        if command.invoke_without_command and words[0].startswith("--"):
+            break
         if words[0] not in command.commands:
             return f"no command {words[0]}"
         command = command.commands[words.pop(0)]
