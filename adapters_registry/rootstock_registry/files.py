@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, and_, delete, func, or_, select
 
+from rootstock_registry import audit
 from rootstock_registry.errors import Conflict, InvalidName, NotFound
 from rootstock_registry.index import check_tenant
 from rootstock_registry.model_work import files
@@ -41,6 +42,7 @@ def add(
     row = {"id": f"file-{secrets.token_hex(12)}", "tenant": tenant, "filename": filename}
     row |= {"purpose": purpose, "digest": digest}
     connection.execute(files.insert().values(**row, bytes=size, created_at=time.time()))
+    audit.record(connection, tenant, "add file", row["id"], {"digest": digest})
     return get(connection, tenant, row["id"])
 
 
@@ -83,6 +85,7 @@ def remove(connection: Connection, tenant: str, file_id: str) -> None:
     """The bytes stay until garbage collection finds that nothing names them."""
     get(connection, tenant, file_id)
     connection.execute(delete(files).where(files.c.tenant == tenant, files.c.id == file_id))
+    audit.record(connection, tenant, "delete file", file_id)
 
 
 def _file(row: Row[Any]) -> StoredFile:

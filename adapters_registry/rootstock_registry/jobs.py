@@ -167,6 +167,7 @@ def cancel(connection: Connection, tenant: str, job_id: str) -> Job:
     _check_not_ended(job, "cancelled")
     _put(connection, job, state="cancelled", requested=None, finished_at=time.time())
     events.add(connection, job_id, "info", "Fine-tuning job cancelled")
+    audit.record(connection, tenant, "cancel job", job_id)
     return get(connection, job_id)
 
 

@@ -5,10 +5,13 @@ Every method is one transaction. Refuses to know versions and aliases.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from rootstock_registry import checkpoints, events, files, job_rows, jobs
+from sqlalchemy import Connection
+
+from rootstock_registry import checkpoints, events, files, job_rows, jobs, keeping
 from rootstock_registry.opened import Opened
 from rootstock_registry.records import Job
 from rootstock_registry.records_work import Checkpoint, Event, StoredFile
@@ -24,14 +27,17 @@ class Work(Opened):
     ) -> StoredFile:
         """Store an upload. Raises Conflict where the tenant's files would exceed `room` bytes,
         InvalidName for a filename, NotFound for a tenant."""
-        if room is not None:
+        if room is not None:  # before anything is stored
             with self._database.reads.connect() as connection:
                 files.check_room(connection, tenant, len(data), room)
-        digest = self.blobs.put(data)
-        with self._database.writes.begin() as connection:
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+        def register(connection: Connection) -> StoredFile:
             if room is not None:  # again: others have uploaded meanwhile
                 files.check_room(connection, tenant, len(data), room)
             return files.add(connection, tenant, filename, purpose, len(data), digest)
+
+        return keeping.store(self._database, self.blobs, [data], register)
 
     def file(self, tenant: str, file_id: str) -> StoredFile:
         with self._database.reads.connect() as connection:

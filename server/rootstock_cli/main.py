@@ -15,6 +15,7 @@ from rootstock_cli import (
     asking,
     evidence,
     exporting,
+    jobs,
     listing,
     registry,
     removing,
@@ -44,6 +45,7 @@ app.command("bench", rich_help_panel=SERVE)(bench.bench)
 app.command("demo", rich_help_panel=SERVE)(demo.demo)
 app.command("train", rich_help_panel=MAKE)(training.train)
 app.command("pretrain", rich_help_panel=MAKE)(training.pretrain)
+app.add_typer(jobs.jobs, name="jobs", rich_help_panel=MAKE)
 app.command("import", rich_help_panel=KEEP)(registry.import_)
 app.command("list", rich_help_panel=KEEP)(listing.list_)
 app.command("versions", rich_help_panel=KEEP)(listing.versions)

@@ -22,6 +22,8 @@ FLAGS = {
     "train": "--method --base --data --as --text-column --label-column --promote --seed --set "
     "--detach",
     "pretrain": "--data --out --params",
+    "jobs list": "--limit --home --tenant --json",
+    "jobs events": "JOB --follow --home --tenant --json",
     "tenant create": "NAME --home",
     "key create": "--tenant --role --home",
     "route set": "TASK --fallback --home --tenant",
