@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from rootstock_adapters.base_card import BaseCard, fingerprint
 from rootstock_adapters.errors import BaseError
 from rootstock_adapters.file import read_header
 from rootstock_adapters.head.op import pool
+from rootstock_adapters.head.spec import HeadPooling
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -30,8 +32,16 @@ if TYPE_CHECKING:
         AutoModel,
         AutoModelForCausalLM,
         AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
         PreTrainedModel,
         PreTrainedTokenizerBase,
+    )
+
+    _Auto = (
+        type[AutoModel]
+        | type[AutoModelForCausalLM]
+        | type[AutoModelForMaskedLM]
+        | type[AutoModelForSeq2SeqLM]
     )
 
 # Tokens, padding included, that pass through the base at once: keeps the activations small.
@@ -81,15 +91,29 @@ class Base:
 
         return self._load(AutoModelForCausalLM)
 
+    def encoder_decoder(self) -> PreTrainedModel:
+        """The model that reads one text and writes another, fp32, frozen."""
+        from transformers import AutoModelForSeq2SeqLM
+
+        return self._load(AutoModelForSeq2SeqLM)
+
+    def model(self) -> PreTrainedModel:
+        """What the base's task needs: a decoder or encoder-decoder with its output, or an encoder
+        without one."""
+        load = {
+            "generate": self.decoder,
+            "encode": self.backbone,
+            "text2text": self.encoder_decoder,
+        }
+        return load[self.card.task]()
+
     def masked_lm(self) -> PreTrainedModel:
         """The encoder with its masked-language head, fp32, frozen."""
         from transformers import AutoModelForMaskedLM
 
         return self._load(AutoModelForMaskedLM)
 
-    def _load(
-        self, auto: type[AutoModel] | type[AutoModelForCausalLM] | type[AutoModelForMaskedLM]
-    ) -> PreTrainedModel:
+    def _load(self, auto: _Auto) -> PreTrainedModel:
         with _named(self.path), _ONE_LOAD:
             model: PreTrainedModel = auto.from_pretrained(
                 self.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -97,21 +121,40 @@ class Base:
         return model.eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Tensor]]:
+    def embed(
+        self, texts: Sequence[str], pooling: HeadPooling | None = None
+    ) -> Iterator[tuple[list[int], Tensor]]:
         """Pooled last hidden states, in batches: indices into `texts`, and [B, D] fp32.
 
         As the server does it: the backbone's last hidden state, special tokens as the tokenizer
-        adds them, right-padded. A text longer than the context is cut there.
+        adds them, right-padded. A text longer than the context is cut there. With the pooling
+        `none`, [B, L, D], of which a row's tokens are the first.
         """
-        tokenizer, model, card = self.tokenizer(), self.backbone(), self.card
-        encoded = tokenizer(list(texts), truncation=True, max_length=card.context_length)
-        ids = [torch.tensor(row, dtype=torch.long) for row in encoded["input_ids"]]
-        pad = tokenizer.pad_token_id or 0
+        card = self.card
+        ids = self.text_ids(texts)
+        model = self.backbone()
+        reader = model.get_encoder() if card.task == "text2text" else model
         for batch in by_length([len(row) for row in ids], EMBED_BATCH_TOKENS):
-            mask = pad_sequence([torch.ones_like(ids[i]) for i in batch], batch_first=True)
-            tokens = pad_sequence([ids[i] for i in batch], batch_first=True, padding_value=pad)
-            hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state
-            yield batch, pool(hidden, mask, card.pooling, card.normalize)
+            rows = [torch.tensor(ids[i]) for i in batch]
+            mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+            tokens = pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
+            hidden = reader(input_ids=tokens, attention_mask=mask).last_hidden_state
+            yield batch, pool(hidden, mask, pooling or card.pooling, card.normalize)
+
+    def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Callers' texts as a server reads them, each cut at the end of the context. Special
+        tokens in them are the plain text they are."""
+        ids: list[list[int]] = self.tokenizer()(
+            list(texts),
+            truncation=True,
+            max_length=self.card.context_length,
+            split_special_tokens=True,
+        )["input_ids"]
+        return ids
+
+    @cached_property
+    def pad_id(self) -> int:
+        return self.tokenizer().pad_token_id or 0
 
 
 @contextmanager

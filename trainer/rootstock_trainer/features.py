@@ -1,4 +1,4 @@
-"""Each text embedded once: features are stored by base, texts and pooling, and verified when read.
+"""Each text embedded once: features are stored by base, texts, pooling and layer, and verified.
 
 Refuses to know labels and heads: any number of heads train from one file.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rootstock_adapters.head.spec import HeadPooling
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from rootstock_trainer.base import Base
 
 FORMAT = "rootstock.features/1"
+LAYER = "last"  # the one that a served head reads
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,20 @@ class Features:
 
 
 def features_for(
-    base: Base, texts: Sequence[str], folder: Path, report: Callable[[int, int], None]
+    base: Base,
+    texts: Sequence[str],
+    folder: Path,
+    report: Callable[[int, int], None],
+    pooling: HeadPooling | None = None,
 ) -> Features:
-    """The features of `texts` under `base`, from `folder` where they are stored already.
+    """The features of `texts` under `base`, from `folder` where they are stored already; pooled as
+    the base's card says unless `pooling` says otherwise.
 
     `report(done, total)` counts embedded texts. Two writers of one file write the same bytes to
     files of their own; the last rename wins. A file that fails its checks is made again.
     """
     unique = sorted(set(texts))
-    meaning = _meaning(base, unique)
+    meaning = _meaning(base, unique, pooling or base.card.pooling)
     file = folder / f"{hashlib.sha256(json.dumps(meaning).encode()).hexdigest()}.safetensors"
     stored, reason = _read(file, meaning, (len(unique), base.card.hidden_size))
     if stored is not None:
@@ -49,7 +56,7 @@ def features_for(
         return Features(_in_order(stored, unique, texts), 0, note)
     rows = torch.empty(len(unique), base.card.hidden_size)
     done = 0
-    for indices, pooled in base.embed(unique):
+    for indices, pooled in base.embed(unique, pooling):
         rows[indices] = pooled
         done += len(indices)
         report(done, len(unique))
@@ -58,13 +65,14 @@ def features_for(
     return Features(_in_order(rows, unique, texts), len(unique), note)
 
 
-def _meaning(base: Base, unique: Sequence[str]) -> dict[str, str]:
+def _meaning(base: Base, unique: Sequence[str], pooling: str) -> dict[str, str]:
     texts = json.dumps(unique, separators=(",", ":"))
     return {
         "format": FORMAT,
         "base": base.card.fingerprint,
         "texts": f"sha256:{hashlib.sha256(texts.encode()).hexdigest()}",
-        "pooling": base.card.pooling,
+        "pooling": pooling,
+        "layer": LAYER,
         "normalize": str(base.card.normalize),
     }
 
