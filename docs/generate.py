@@ -21,7 +21,16 @@ from rootstock_adapters.base_card import ARCHITECTURES
 from rootstock_cli.main import app
 from rootstock_registry.manifest_schema import manifest_schema
 from rootstock_server import errors
-from rootstock_server.api import adapters, aliases, files, fine_tuning, native, openai, probes
+from rootstock_server.api import (
+    adapters,
+    aliases,
+    comparisons,
+    files,
+    fine_tuning,
+    native,
+    openai,
+    probes,
+)
 from rootstock_server.api.handle import Handle
 from rootstock_server.config import Config, EngineLimits, Limits, TrainingLimits
 from rootstock_server.telemetry import Telemetry
@@ -105,6 +114,9 @@ ROUTES_MEAN = {
     "/v1/chat/completions": "OpenAI's chat completions, with the base's chat template",
     "/v1/embeddings": "OpenAI's embeddings",
     "/v1/classify": f"one or several texts, up to {MAX_HEADS} heads; heads of one pass share it",
+    "POST /v1/comparisons": "many methods on one uploaded file: a job for each, and one table",
+    "GET /v1/comparisons": "the caller's comparisons, newest first",
+    "/v1/comparisons/{comparison_id}": "one of them; with its table once its jobs have ended",
     "POST /v1/files": "OpenAI's files: an upload of JSONL, CSV or Parquet, `purpose` `fine-tune`",
     "GET /v1/files": "the caller's files",
     "GET /v1/files/{file_id}": "one of them",
@@ -257,7 +269,7 @@ def _subclasses(cls: type[errors.RootstockError]) -> Iterator[type[errors.Rootst
 def http_routes() -> str:
     """Method and path of every HTTP route, as the application registers them."""
     nobody = cast(Handle, None)  # the routes only keep it for when they are asked
-    doors = (probes, openai, native, adapters, aliases, files, fine_tuning)
+    doors = (probes, openai, native, adapters, aliases, files, fine_tuning, comparisons)
     rooms = [cast(Any, room.routes(nobody)) for room in doors]
     found = [
         (route.path.replace(":path", ""), ", ".join(route.methods))

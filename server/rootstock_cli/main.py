@@ -13,6 +13,7 @@ import typer
 from rootstock_cli import (
     aliases,
     asking,
+    comparing,
     evidence,
     exporting,
     jobs,
@@ -44,6 +45,7 @@ app.command("ask", rich_help_panel=SERVE)(asking.ask)
 app.command("bench", rich_help_panel=SERVE)(bench.bench)
 app.command("demo", rich_help_panel=SERVE)(demo.demo)
 app.command("train", rich_help_panel=MAKE)(training.train)
+app.command("compare", rich_help_panel=MAKE)(comparing.compare)
 app.command("pretrain", rich_help_panel=MAKE)(training.pretrain)
 app.add_typer(jobs.jobs, name="jobs", rich_help_panel=MAKE)
 app.command("import", rich_help_panel=KEEP)(registry.import_)

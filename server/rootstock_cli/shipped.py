@@ -41,8 +41,8 @@ def find_base(text: str) -> Source:
     folder = Path(place).expanduser()
     if not place or not folder.is_dir():
         folder = _from_hub(place)
-        return Source(name or _as_name(place.rpartition("/")[2]), folder)
-    return Source(name or _as_name(folder.resolve().name), folder.resolve())
+        return Source(name or as_name(place.rpartition("/")[2]), folder)
+    return Source(name or as_name(folder.resolve().name), folder.resolve())
 
 
 def _shipped(name: str) -> Path:
@@ -80,7 +80,7 @@ def _from_hub(place: str) -> Path:
         ) from None
 
 
-def _as_name(text: str) -> str:
+def as_name(text: str) -> str:
     """A folder's name as a base's name: lower case, and only what names may have."""
     name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:64]
     if not name:

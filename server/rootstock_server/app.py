@@ -29,6 +29,7 @@ from rootstock_server import telemetry
 from rootstock_server.api import (
     adapters,
     aliases,
+    comparisons,
     files,
     fine_tuning,
     native,
@@ -73,7 +74,7 @@ def build_app(config: Config, registry: Registry, engines: Mapping[str, EngineCl
     # The interactive pages would load scripts from elsewhere; the schema is behind the key.
     app = FastAPI(title="Rootstock", docs_url=None, redoc_url=None, responses=errors)
     app.state.handle = handle
-    for room in (probes, openai, native, adapters, aliases, files, fine_tuning):
+    for room in (probes, openai, native, adapters, aliases, files, fine_tuning, comparisons):
         app.include_router(room.routes(handle))
     refusals.install(app)
     # The last one added is the outermost.

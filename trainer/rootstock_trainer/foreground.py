@@ -32,13 +32,20 @@ def run_foreground(
     registry = Registry(home)
     try:
         job = registry.submit_job(tenant, spec.model_dump(mode="json"))
-        with _Bar(spec, console or Console(stderr=True)) as bar:
-            ended = _run(registry, home, job, bar)
+        ended = follow(registry, home, job, spec, console)
         if ended.version_digest is None:
             raise TrainingFailed(ended.error or f"job {job.id} ended without a version")
         return registry.version(ended.version_digest)
     finally:
         registry.close()
+
+
+def follow(
+    registry: Registry, home: Path, job: Job, spec: TrainSpec, console: Console | None = None
+) -> Job:
+    """Run a submitted job, or watch who was quicker; its row after its end, however that was."""
+    with _Bar(spec, console or Console(stderr=True)) as bar:
+        return _run(registry, home, job, bar)
 
 
 def _run(registry: Registry, home: Path, job: Job, bar: _Bar) -> Job:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from rootstock_registry import Job, Registry
 from rootstock_registry.errors import Conflict, RegistryError
 
+from rootstock_trainer.compare import settle
 from rootstock_trainer.inputs import tidy
 from rootstock_trainer.launch import Worker, claimant, fail
 from rootstock_trainer.lease import LEASE_S
@@ -80,11 +81,14 @@ def run(home: Path, stopping: threading.Event, limits: JobLimits | None = None) 
     limits = limits or JobLimits()
     registry = Registry(home)
     slots: list[Slot] = []
-    looked = -POLL_S
+    looked = settled = -POLL_S
     try:
         while not stopping.is_set():
             slots = [slot for slot in slots if not slot.ended()]
             now = time.monotonic()
+            if now - settled >= POLL_S:
+                settle(registry)
+                settled = now
             if len(slots) < limits.jobs and now - looked >= POLL_S:
                 job = registry.claim_job(claimant(), LEASE_S, per_tenant=limits.jobs_per_tenant)
                 if job is not None:

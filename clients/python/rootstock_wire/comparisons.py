@@ -5,18 +5,39 @@ Refuses to know how anything is trained and measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from rootstock_wire.fields import Answer, Ask, ModelName
-from rootstock_wire.methods import ALIASES, METHODS, parse_settings
+from rootstock_wire.methods import (
+    ALIASES,
+    METHODS,
+    SETTINGS,
+    GradientSettings,
+    canonical,
+    parse_settings,
+)
 
 MAX_VARIANTS = 32
 MAX_SEEDS = 10
 # The bars that every comparison has: the base as it is, and examples in place of training.
 BASE, FEW_SHOT = "base", "few-shot"
+
+# Where nobody says otherwise, by the base's task: from the cheapest to the dearest, one of each
+# idea.
+DEFAULT = {
+    "encode": ("head", "bitfit", "lora", "bottleneck", "full"),
+    "generate": ("few-shot", "soft_prompt", "ia3", "lora:rank=4", "lora:rank=16", "bottleneck",
+                 "full"),
+    "text2text": ("ia3", "lora", "bottleneck", "full"),
+}  # fmt: skip
+MAX_NAME = 64  # of an adapter
+# Under a budget in seconds the clock decides, not this.
+MAX_EPOCHS = 100
 
 Metric = Literal["accuracy", "macro_f1", "exact_match", "token_f1", "chrf", "bleu"]
 
@@ -44,6 +65,43 @@ def parse_variants(texts: Iterable[str]) -> list[Variant]:
     if not 1 <= len(variants) <= MAX_VARIANTS:
         raise ValueError(f"methods: give 1 to {MAX_VARIANTS} variants, not {len(variants)}")
     return variants
+
+
+def variants_for(task: str, asked: Sequence[str]) -> list[Variant]:
+    """What is compared on a base of `task`: what was asked, or DEFAULT; and the bar that needs a
+    job of its own. On a decoder that is few-shot; an encoder's bars are measured with a head.
+
+    Raises ValueError as `parse_variants` does.
+    """
+    variants = parse_variants(asked or DEFAULT[task])
+    methods = {canonical(variant.method) for variant in variants}
+    bar = {"generate": FEW_SHOT, "encode": "head"}.get(task)
+    if bar is not None and bar not in methods:
+        variants = parse_variants([bar]) + variants
+    return variants
+
+
+def adapter_name(name: str, label: str) -> str:
+    """`triage` and `lora:rank=4` are `triage-lora-rank-4`; a long one ends in a digest."""
+    whole = f"{name}-{re.sub('[^a-z0-9]+', '-', label.lower()).strip('-')}"
+    if len(whole) <= MAX_NAME:
+        return whole
+    return f"{whole[: MAX_NAME - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def hyperparameters(variant: Variant, budget_s: float | None) -> dict[str, Any]:
+    """A variant's own; with `budget_s`, whatever goes down a gradient does so for that long,
+    unless the variant says otherwise."""
+    timed = issubclass(SETTINGS[canonical(variant.method)], GradientSettings)
+    limit = {"max_seconds": budget_s, "n_epochs": MAX_EPOCHS} if budget_s and timed else {}
+    return {**limit, **variant.settings}
+
+
+def budget_words(budget_s: float | None) -> str:
+    same = "Equal budgets: the same rows, split in the same way for every variant of a seed"
+    if budget_s is None:
+        return f"{same}, and as many passes over them as `n_epochs` says."
+    return f"{same}, and at most {budget_s:g} s of gradient descent each."
 
 
 def _split(text: str) -> list[str]:
@@ -94,17 +152,22 @@ def _checked(texts: list[str]) -> list[str]:
 
 class ComparisonRequest(Ask):
     """`training_file` is an uploaded file's id, `model` a base's name, `suffix` begins the names of
-    the versions. Every variant trains on the same rows, once for each of `seeds` seeds."""
+    the versions. Every variant trains on the same rows, once for each of `seeds` seeds, and for
+    `budget` seconds where that is given. Without `methods`, one of each idea."""
 
     model: ModelName
     training_file: Annotated[str, Field(min_length=1, max_length=256)]
-    methods: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=512)]],
-        Field(min_length=1, max_length=MAX_VARIANTS),
-        AfterValidator(_checked),
-    ]
+    methods: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=512)]],
+            Field(min_length=1, max_length=MAX_VARIANTS),
+            AfterValidator(_checked),
+        ]
+        | None
+    ) = None
     seeds: Annotated[int, Field(ge=1, le=MAX_SEEDS)] = 1
     suffix: Annotated[str, Field(min_length=1, max_length=40)] = "compare"
+    budget: Annotated[float, Field(gt=0, le=86_400)] | None = None
     metric: Metric | None = None
 
 
@@ -159,7 +222,8 @@ class ComparisonResult(Answer):
 
 
 class Comparison(Answer):
-    """A comparison as `/v1/comparisons` shows it; `result` is there once all jobs have ended."""
+    """A comparison as `/v1/comparisons` shows it. `jobs` are fine-tuning jobs; `result` is there
+    once all of them have ended."""
 
     id: str
     object: Literal["comparison"] = "comparison"
@@ -171,11 +235,3 @@ class Comparison(Answer):
     seeds: int
     jobs: list[str]
     result: ComparisonResult | None = None
-
-
-class ComparisonList(Answer):
-    """Newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[Comparison]
-    has_more: bool = False
