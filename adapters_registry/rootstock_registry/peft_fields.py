@@ -24,7 +24,7 @@ def _plain(text: str) -> str:
     if not text.isprintable():
         raise ValueError("has characters that cannot be printed")
     if "://" in text:
-        raise ValueError("is an address, and nothing is fetched: give a name, or delete the field")
+        raise ValueError("is an address, and nothing is fetched")
     return text
 
 

@@ -17,6 +17,7 @@ from rootstock_adapters.errors import ArtifactError
 from rootstock_adapters.file import metadata_of, parse_object
 
 from rootstock_registry import peft_fields
+from rootstock_registry.errors import InvalidArtifact
 
 KEY = "peft"
 PREFIX = "base_model.model."
@@ -59,7 +60,7 @@ class Record(BaseModel):
         try:
             record = cls.model_validate(parse_object(text.encode()))
             peft_fields.check(record.fields)
-        except (ArtifactError, ValidationError) as error:
+        except (ArtifactError, InvalidArtifact, ValidationError) as error:
             raise ArtifactError(f"its record of a PEFT folder cannot be read: {error}") from error
         if strange := [name for name in record.names.values() if not name.isprintable()]:
             raise ArtifactError(f"its record of a PEFT folder has a strange name: {strange[0]!a}")

@@ -55,7 +55,7 @@ def write(manifest: Manifest, blobs: BlobStore, base: BaseCard, out: Path) -> li
     """
     try:
         part, head = _parts(manifest, blobs)
-        tensors = {part.record.name(n, base): t for n, t in part.tensors.items()}
+        tensors = _renamed(part, {n: part.record.name(n, base) for n in part.tensors})
         config = _WRITERS[part.spec.kind](part, base)
         if head is not None:
             own = _head_tensors(head, part, base)
@@ -100,8 +100,14 @@ def _head_tensors(head: _Part, part: _Part, base: BaseCard) -> peft_head.Tensors
     if isinstance(part.spec, SoftPromptSpec):
         raise ArtifactError("PEFT's soft prompts have no head beside them: export it without")
     if head.record.names:
-        return {name: head.tensors[ours] for ours, name in head.record.names.items()}
+        return _renamed(head, head.record.names)
     return peft_head.tensors_for(head.spec, head.tensors, _task(head), base)
+
+
+def _renamed(part: _Part, names: Mapping[str, str]) -> peft_head.Tensors:
+    if len(set(names.values())) < len(names) or not names.keys() <= part.tensors.keys():
+        raise ArtifactError("its record of a PEFT folder names other tensors than it has")
+    return {name: part.tensors[ours] for ours, name in names.items()}
 
 
 def _common(part: _Part, base: BaseCard, kind: str) -> dict[str, Any]:

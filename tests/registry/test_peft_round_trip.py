@@ -289,3 +289,50 @@ def test_a_folder_that_holds_something_is_not_written_to(
     trip = Round(tmp_path, registry, "llama", LORA(task_type="CAUSAL_LM"))
     with pytest.raises(errors.InvalidArtifact, match="is not empty"):
         peft_writer.write(trip.take().manifest, registry.blobs, trip.card, tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[]",
+        '{"names": {"layers.0.self_attn.q_proj.lora_A.weight": "x", '
+        '"layers.0.self_attn.q_proj.lora_B.weight": "x"}}',
+        '{"names": {"layers.0.self_attn.q_proj.lora_A.weight": "\\u202e"}}',
+        '{"names": 1}',
+        '{"fields": {"auto_mapping": {"base_model_class": "X", "parent_library": "os"}}}',
+        '{"fields": {"base_model_name_or_path": "https://example.org"}}',
+        '{"code": "x"}',
+    ],
+)
+def test_a_forged_record_of_a_folder_is_not_written_out(
+    tmp_path: Path, registry: Registry, record: str
+) -> None:
+    trip = Round(tmp_path, registry, "llama", LORA(task_type="CAUSAL_LM"))
+    part = made_here(trip.card)
+    forged = NewPart(part.spec, save(load(part.data), {"peft": record}))
+    version = registry.publish("local", "own", trip.card, [forged], lineage=Lineage(method="x"))
+    with pytest.raises(errors.InvalidArtifact, match="record of a PEFT folder"):
+        trip.give(version)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "delta", "prompt", "head"])
+def test_what_peft_has_no_form_for_is_refused_with_what_to_use_instead(
+    tmp_path: Path, registry: Registry, kind: str
+) -> None:
+    trip = Round(tmp_path, registry, "llama", LORA(task_type="CAUSAL_LM"))
+    config: dict[str, dict[str, Any]] = {
+        "bottleneck": {"placement": "pfeiffer", "size": 2, "nonlinearity": "relu",
+                       "target_modules": ["layers.0.mlp.down_proj"]},
+        "delta": {"scope": "norms", "parameters": ["norm.weight"]},
+        "prompt": {"system": "Be brief."},
+        "head": {"pooling": "last", "normalize": False, "labels": ["a", "b"]},
+    }  # fmt: skip
+    instead = {"bottleneck": "lora", "delta": "copy", "prompt": "--json", "head": "onnx"}
+    spec = parse_spec(kind, config[kind])
+    tensors = {name: torch.ones(shape) for name, shape in spec.tensor_shapes(trip.card).items()}
+    part, lineage = NewPart(spec, save(tensors)), Lineage(method="test")
+    version = registry.publish("local", "own", trip.card, [part], lineage=lineage)
+    with pytest.raises(errors.InvalidArtifact, match=instead[kind]):
+        trip.give(version)
+    assert not (tmp_path / "out").exists()
