@@ -88,7 +88,9 @@ def side(model: LlamaForCausalLM, backend: Backend, updates: list, dtype: torch.
     model = copy.deepcopy(model).to(backend.device, dtype)
     base = prepare(model, card_of(SMALL), backend)
     slots = Slots(base.groups, 64, backend, dtype)
-    applied = [((SimpleNamespace(slot=slots.take(update)), 1.0),) for update in updates]
+    applied = [
+        ((SimpleNamespace(slot=slots.place(slots.pack(update))), 1.0),) for update in updates
+    ]
     cache = backend.new_cache(2, 16, base.kv_heads, base.head_dim, dtype)
     return Side(base, slots, [*applied, ()], cache)
 

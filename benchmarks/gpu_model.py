@@ -121,4 +121,4 @@ class Bench:
                 down = torch.randn(rank, group.in_features, device=device, dtype=self.shape.dtype)
                 up = torch.randn(out, rank, device=device, dtype=self.shape.dtype)
                 update[path] = SimpleNamespace(down=down / group.in_features**0.5, up=up * 0.01)
-        return SimpleNamespace(slot=self._slots.take(update))
+        return SimpleNamespace(slot=self._slots.place(self._slots.pack(update)))

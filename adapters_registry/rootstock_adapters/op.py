@@ -157,12 +157,6 @@ class Prepared:
         total += self.virtual.nbytes if self.virtual else 0
         return total + (self.readout.nbytes if self.readout else 0)
 
-    @property
-    def host_bytes(self) -> int:
-        """Bytes of everything, low-rank updates as well."""
-        pairs = self.linears.values()
-        return self.nbytes + sum(pair.down.nbytes + pair.up.nbytes for pair in pairs)
-
 
 def prepare(spec: PartSpec, tensors: dict[str, Tensor]) -> Prepared:
     """Hand `tensors` to the op of `spec`'s kind: the folder of that name in this package.

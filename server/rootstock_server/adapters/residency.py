@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from rootstock_adapters.op import Prepared
 
 from rootstock_server.adapters.slots import Slot, Slots
-from rootstock_server.adapters.tiers import HostTier
+from rootstock_server.adapters.tiers import HostTier, Loaded
 from rootstock_server.errors import AdapterMismatch, CorruptAdapter, RootstockError
 
 LOADERS = 2
@@ -51,7 +51,7 @@ class Residency:
         self._resident: OrderedDict[str, ResidentVersion] = OrderedDict()
         self._pinned: frozenset[str] = frozenset()
         self._leaving: set[str] = set()  # leased, but somebody waits for their room
-        self._loading: dict[str, Future[Prepared]] = {}
+        self._loading: dict[str, Future[Loaded]] = {}
         self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="adapter-load")
         self.wake = os.eventfd(0, os.EFD_NONBLOCK)  # readable when a load has finished
 
@@ -135,18 +135,23 @@ class Residency:
                 load.add_done_callback(lambda _: os.eventfd_write(self.wake, 1))
                 self._loading[digest] = load
 
-    def _load(self, digest: str) -> Future[Prepared]:
+    def _load(self, digest: str) -> Future[Loaded]:
         kept = self._tier.get(digest)
         if kept is None:
-            return self._loaders.submit(self._fetch, digest)
-        done: Future[Prepared] = Future()
+            return self._loaders.submit(self._read, digest)
+        done: Future[Loaded] = Future()
         done.set_result(kept)
         return done
 
-    def _place(self, digest: str, prepared: Prepared, older: Set[str], *, alone: bool) -> bool:
+    def _read(self, digest: str) -> Loaded:
+        """On a loader's thread: all that can be done before there is a slot."""
+        prepared = self._fetch(digest)
+        packed = self._slots.pack(prepared.linears) if prepared.linears else None
+        return Loaded(replace(prepared, linears={}), packed)
+
+    def _place(self, digest: str, loaded: Loaded, older: Set[str], *, alone: bool) -> bool:
         """Whether `digest` has found its place. `alone`: no older request will make room for it."""
-        linears = prepared.linears
-        nbytes = prepared.nbytes + (self._slots.slot_bytes(linears) if linears else 0)
+        nbytes = loaded.nbytes
         kept = sum(version.nbytes for version in self if version.digest in older | self._pinned)
         if nbytes > self._limit or (alone and nbytes + kept > self._limit):
             raise AdapterMismatch(
@@ -156,10 +161,9 @@ class Residency:
             )
         if nbytes + kept > self._limit or not self._make_room(nbytes, older):
             return False
-        slot = self._slots.take(linears) if linears else None
-        self._tier.put(digest, prepared)
-        rest = replace(prepared, linears={})
-        self._resident[digest] = ResidentVersion(digest, slot, rest, nbytes)
+        slot = self._slots.place(loaded.packed) if loaded.packed else None
+        self._tier.put(digest, loaded)
+        self._resident[digest] = ResidentVersion(digest, slot, loaded.rest, nbytes)
         return True
 
     def _make_room(self, nbytes: int, older: Set[str]) -> bool:

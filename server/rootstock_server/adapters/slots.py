@@ -36,6 +36,20 @@ class Slot(NamedTuple):
     number: int  # which place in it
 
 
+class Packed(NamedTuple):
+    """One version's low-rank updates as a slot of the bucket holds them, by linear group."""
+
+    bucket: int
+    rank: int
+    down: dict[int, Tensor]  # [members · bucket, in]
+    up: dict[int, list[Tensor]]  # a member's [bucket, out]
+
+    @property
+    def nbytes(self) -> int:
+        ups = (tensor for each in self.up.values() for tensor in each)
+        return sum(tensor.nbytes for tensor in (*self.down.values(), *ups))
+
+
 class Slots:
     """All buckets over all linear groups of one base. Only the engine's thread may touch it."""
 
@@ -56,35 +70,48 @@ class Slots:
     def arrays(self, slot: Slot) -> SlotArrays:
         return self._arrays[slot.rank]
 
-    def slot_bytes(self, linears: dict[str, LowRank]) -> int:
-        """Bytes of one slot for an adapter that touches these linears."""
-        rank = self._bucket(linears)
-        groups = {self._group_of(path).number: self._group_of(path) for path in linears}
-        values = sum(
-            len(g.outs) * rank * g.in_features + rank * sum(g.outs) for g in groups.values()
-        )
-        return self._zeros(0).element_size() * values
-
-    def take(self, linears: dict[str, LowRank]) -> Slot:
-        """Copy the updates into a free slot, overwriting all that any earlier tenant left there.
+    def pack(self, linears: dict[str, LowRank]) -> Packed:
+        """The updates laid out as a slot holds them. Any thread may call it.
 
         Raises AdapterMismatch for a linear that this base lacks or a rank above the limit.
         """
         rank = self._bucket(linears)
-        touched = {self._group_of(path).number for path in linears}
-        arrays = self._arrays.setdefault(rank, SlotArrays(rank, {}, {}, []))
-        free = self._free.setdefault(rank, [])
+        touched = {self._group_of(path).number: self._group_of(path) for path in linears}
+        down, up = {}, {}
+        for number, group in touched.items():
+            down[number] = self._blank(len(group.outs) * rank, group.in_features)
+            up[number] = [self._blank(rank, out) for out in group.outs]
+            for member, path in enumerate(group.paths):
+                if (update := linears.get(path)) is not None:
+                    wide = len(update.down)
+                    down[number][member * rank : member * rank + wide] = update.down
+                    up[number][member][:wide] = update.up.T
+        return Packed(rank, max(len(update.down) for update in linears.values()), down, up)
+
+    def place(self, packed: Packed) -> Slot:
+        """Copy the updates into a free slot, overwriting all that any earlier tenant left there."""
+        arrays = self._arrays.setdefault(packed.bucket, SlotArrays(packed.bucket, {}, {}, []))
+        free = self._free.setdefault(packed.bucket, [])
         if not free:
             self._grow(arrays, free)
         for group in self._groups:
-            if group.number in touched and group.number not in arrays.down:
+            if group.number in packed.down and group.number not in arrays.down:
                 self._create(arrays, group)
         number = free.pop(0)
-        arrays.ranks[number] = max(len(update.down) for update in linears.values())
-        for group in self._groups:
-            if group.number in arrays.down:
-                self._write(arrays, group, number, linears)
-        return Slot(rank, number)
+        arrays.ranks[number] = packed.rank
+        for group, down in arrays.down.items():
+            if group in packed.down:
+                down[number] = packed.down[group]
+                for up, new in zip(arrays.up[group], packed.up[group], strict=True):
+                    up[number] = new
+            else:
+                self._wipe(arrays, group, number)
+        return Slot(packed.bucket, number)
+
+    def _wipe(self, arrays: SlotArrays, group: int, number: int) -> None:
+        # zero_, never multiplication: a NaN left behind times zero is still NaN.
+        for array in (arrays.down[group], *arrays.up[group]):
+            array[number].zero_()
 
     def give_back(self, slot: Slot) -> None:
         """Free a slot that no request of this or a later step refers to."""
@@ -119,24 +146,12 @@ class Slots:
         arrays.down[group.number] = self._zeros(slots, members * rank, group.in_features)
         arrays.up[group.number] = [self._zeros(slots, rank, out) for out in group.outs]
 
+    def _blank(self, *shape: int) -> Tensor:
+        """In ordinary memory, wherever the slots are."""
+        return torch.zeros(shape, dtype=self._zeros(0).dtype)
+
     def _zeros(self, *shape: int) -> Tensor:
         return self._backend.slot_zeros(*shape, dtype=self._dtype)
-
-    def _write(
-        self, arrays: SlotArrays, group: Group, number: int, linears: dict[str, LowRank]
-    ) -> None:
-        down, ups = arrays.down[group.number], arrays.up[group.number]
-        for member, path in enumerate(group.paths):
-            top = member * arrays.rank
-            place = down[number, top : top + arrays.rank]
-            # fill_ and copy_, never multiplication: a NaN left behind times zero is still NaN.
-            place.zero_()
-            ups[member][number].zero_()
-            update = linears.get(path)
-            if update is not None:
-                rank = len(update.down)
-                place[:rank].copy_(update.down)
-                ups[member][number, :rank].copy_(update.up.T)
 
 
 def _enlarged(array: Tensor, slots: int) -> Tensor:

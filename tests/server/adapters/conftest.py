@@ -84,7 +84,7 @@ def residency(shelf: Shelf) -> Iterator[Callable[[int], Residency]]:
 
     def build(versions: int) -> Residency:
         slots = Slots(GROUPS, max_rank=64, backend=Reference())
-        limit = versions * slots.slot_bytes(update(("1.up",), 4))
+        limit = versions * slots.pack(update(("1.up",), 4)).nbytes
         made.append(Residency(slots, shelf.fetch, limit))
         return made[-1]
 

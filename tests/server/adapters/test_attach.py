@@ -38,7 +38,7 @@ def test_every_row_gets_its_own_slots_update(groups, updates, seed):
     chance = random.Random(seed)
     slots = Slots(groups, max_rank=64, backend=Reference())
     tenants = {
-        slots.take(linears): linears
+        slots.place(slots.pack(linears)): linears
         for linears in (
             updates(chance.choice([("0.q", "0.v"), ("0.q", "0.k", "0.v"), ("1.up",)]), rank, n)
             for n, rank in enumerate([4, 16, 1, 30, 64, 8, 16, 20])
@@ -65,7 +65,10 @@ def test_both_layouts_are_met_by_the_rows_above(groups, updates):
     for seed in range(40):
         chance = random.Random(seed)
         slots = Slots(groups, max_rank=64, backend=Reference())
-        places = [slots.take(updates(("0.q",), rank)) for rank in (4, 16, 1, 30, 64, 8, 16, 20)]
+        places = [
+            slots.place(slots.pack(updates(("0.q",), rank)))
+            for rank in (4, 16, 1, 30, 64, 8, 16, 20)
+        ]
         chance.seed(seed)
         rows, owners = layout(chance, places)
         for attachment in attach(slots, rows, [applied(owner) for owner in owners]):
@@ -76,7 +79,7 @@ def test_both_layouts_are_met_by_the_rows_above(groups, updates):
 
 def test_rows_that_touch_under_one_slot_become_one_segment(groups, updates):
     slots = Slots(groups, max_rank=64, backend=Reference())
-    slot = slots.take(updates(("0.q",), 4))
+    slot = slots.place(slots.pack(updates(("0.q",), 4)))
     rows = [Row(n, n + 1, 1) for n in range(4)]
     [attachment] = attach(slots, rows, [[], *[applied(slot)] * 3])
     assert [(s.start, s.stop) for s in attachment.segments] == [(1, 4)]

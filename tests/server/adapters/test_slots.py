@@ -45,10 +45,10 @@ def fill_free_slots(slots: Slots, value: float) -> None:
 @pytest.mark.parametrize(("first", "second"), list(permutations(range(len(TENANTS)), 2)))
 def test_the_next_tenant_of_a_slot_finds_nothing_of_the_last(groups, updates, first, second):
     slots = Slots(groups, max_rank=64, backend=Reference())
-    before = slots.take(updates(*TENANTS[first], seed=1))
+    before = slots.place(slots.pack(updates(*TENANTS[first], seed=1)))
     slots.give_back(before)
     linears = updates(*TENANTS[second], seed=2)
-    after = slots.take(linears)
+    after = slots.place(slots.pack(linears))
     assert after == before
     answers(slots, after, groups, linears)
 
@@ -56,17 +56,17 @@ def test_the_next_tenant_of_a_slot_finds_nothing_of_the_last(groups, updates, fi
 @pytest.mark.parametrize("tenant", range(len(TENANTS)))
 def test_not_a_number_in_a_free_slot_never_reaches_its_next_tenant(groups, updates, tenant):
     slots = Slots(groups, max_rank=64, backend=Reference())
-    slots.give_back(slots.take(updates(ALL, 16)))
+    slots.give_back(slots.place(slots.pack(updates(ALL, 16))))
     fill_free_slots(slots, float("nan"))
     linears = updates(*TENANTS[tenant], seed=3)
-    answers(slots, slots.take(linears), groups, linears)
+    answers(slots, slots.place(slots.pack(linears)), groups, linears)
 
 
 def test_growing_keeps_every_tenant_where_it_is(groups, updates):
     slots = Slots(groups, max_rank=64, backend=Reference())
     count = 4 * FIRST_SLOTS + 1
     tenants = [updates(*TENANTS[n % len(TENANTS)], seed=n) for n in range(count)]
-    places = [slots.take(linears) for linears in tenants]
+    places = [slots.place(slots.pack(linears)) for linears in tenants]
     assert len(set(places)) == count
     for place, linears in zip(places, tenants, strict=True):
         answers(slots, place, groups, linears)
@@ -75,7 +75,7 @@ def test_growing_keeps_every_tenant_where_it_is(groups, updates):
 def test_a_wide_update_does_not_widen_the_narrow_ones(groups, updates):
     slots = Slots(groups, max_rank=256, backend=Reference())
     ranks = (1, *BUCKETS, 9, 17)
-    places = [slots.take(updates(("1.up",), rank)) for rank in ranks]
+    places = [slots.place(slots.pack(updates(("1.up",), rank))) for rank in ranks]
     assert [place.rank for place in places] == [BUCKETS[0], *BUCKETS, 16, 64]
     for bucket in BUCKETS:
         arrays = slots.arrays(Slot(bucket, 0))
@@ -83,29 +83,29 @@ def test_a_wide_update_does_not_widen_the_narrow_ones(groups, updates):
         assert arrays.up[2][0].shape == (FIRST_SLOTS, bucket, 20)
 
 
-def test_slot_bytes_are_what_the_arrays_hold_per_slot(groups, updates):
+def test_a_packed_version_has_the_bytes_of_a_slot(groups, updates):
     slots = Slots(groups, max_rank=64, backend=Reference())
     linears = updates(ALL, 4)
-    arrays = slots.arrays(slots.take(linears))
+    arrays = slots.arrays(slots.place(slots.pack(linears)))
     tensors = [*arrays.down.values(), *(up for ups in arrays.up.values() for up in ups)]
-    assert slots.slot_bytes(linears) == sum(t[0].nbytes for t in tensors)
+    assert slots.pack(linears).nbytes == sum(t[0].nbytes for t in tensors)
 
 
 def test_a_rank_over_the_limit_is_a_mismatch(groups, updates):
     slots = Slots(groups, max_rank=16, backend=Reference())
     with pytest.raises(AdapterMismatch, match="rank 17 is over this server's max_rank 16"):
-        slots.take(updates(("0.q",), 17))
+        slots.place(slots.pack(updates(("0.q",), 17)))
 
 
 def test_a_rank_over_every_bucket_is_a_mismatch_whatever_the_limit(groups, updates):
     slots = Slots(groups, max_rank=1000, backend=Reference())
     with pytest.raises(AdapterMismatch, match="max_rank 256"):
-        slots.take(updates(("0.q",), BUCKETS[-1] + 1))
+        slots.place(slots.pack(updates(("0.q",), BUCKETS[-1] + 1)))
 
 
 def test_a_linear_that_the_base_lacks_is_a_mismatch_and_takes_no_slot(groups, updates):
     slots = Slots(groups, max_rank=64, backend=Reference())
     linears = updates(("0.q",), 4)
     with pytest.raises(AdapterMismatch, match=r"no linear named 7\.q"):
-        slots.take({"7.q": linears["0.q"]})
-    assert slots.take(linears).number == 0
+        slots.place(slots.pack({"7.q": linears["0.q"]}))
+    assert slots.place(slots.pack(linears)).number == 0

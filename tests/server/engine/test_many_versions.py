@@ -75,7 +75,7 @@ def test_a_cold_version_is_answered_though_hot_ones_never_pause(rig, tmp_path):
     *hot, cold = one.adapters[-3:]
     residency = one.engine.residency
     wanted = one.generate([20, 30], cold, max_tokens=2)
-    size = one.engine._slots.slot_bytes(residency._fetch(cold).linears)
+    size = one.engine._slots.pack(residency._fetch(cold).linears).nbytes
     residency._limit = 2 * size
     ends = {}
 
@@ -107,7 +107,7 @@ def test_every_pair_of_tenants_of_one_slot(rig, tmp_path):
     one = rig("llama")
     digests = add_adapters(one, tmp_path, len(SHAPES))
     residency = one.engine.residency
-    sizes = {d: one.engine._slots.slot_bytes(residency._fetch(d).linears) for d in digests}
+    sizes = {d: one.engine._slots.pack(residency._fetch(d).linears).nbytes for d in digests}
     same_slot = 0
     for pair in permutations(digests, 2):
         slots = []
