@@ -19,7 +19,7 @@ from itertools import islice
 
 from sqlalchemy import Connection, delete, select, update
 
-from rootstock_registry import leases
+from rootstock_registry import audit, leases
 from rootstock_registry.blobs import BlobStore
 from rootstock_registry.database import Database
 from rootstock_registry.errors import Conflict
@@ -163,6 +163,8 @@ class _Collector:
                 # Killed before the commit, the marks stay: the next collection goes on from here.
                 self._blobs.delete(garbage)
                 connection.execute(delete(lease_rows).where(lease_rows.c.name.in_(due)))
+                if garbage:
+                    audit.record(connection, None, "collect garbage", "blobs", {"blobs": garbage})
             swept += garbage
 
     def _due(self, connection: Connection) -> list[str]:

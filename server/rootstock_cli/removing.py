@@ -5,6 +5,7 @@ Refuses to know how stored bytes are found to be unused.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
@@ -52,3 +53,38 @@ def delete(
         print_json({"ref": ref, "deleted": True})
         return
     Console(soft_wrap=True).print(f"{tenant}/{ref} is deleted", markup=False, highlight=False)
+
+
+def gc(
+    home: Home,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="How long nothing may have named a blob.",
+            show_default="86400, a day",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is garbage; delete nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete stored bytes that nothing names any more: first marked, a grace period later gone."""
+    from rootstock_registry.collect import DEFAULT_GRACE_S
+
+    grace_s = DEFAULT_GRACE_S if grace is None else grace
+    found = open_registry(home).gc(grace_s=grace_s, dry_run=dry_run)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    done = (
+        "nothing was touched"
+        if dry_run
+        else f"{found.marked} newly marked, {found.swept} deleted ({found.swept_size} bytes)"
+    )
+    Console(soft_wrap=True, highlight=False).print(
+        f"{found.blobs} blobs, {found.size} bytes; garbage: {found.garbage}, "
+        f"{found.garbage_size} bytes; {done}"
+    )

@@ -13,11 +13,26 @@ Command = Callable[..., CompletedProcess[str]]
 
 
 FLAGS = {
-    "serve": "--base --home --host --port --grpc-port --dtype --no-auth --no-sidecar",
+    "serve": "--base --home --host --port --grpc-port --dtype --require-signature --no-auth "
+    "--no-sidecar",
     "sidecar": "--home",
     "import": "DIR --as --base --promote --home --tenant --json",
-    "promote": "NAME:VERSION --to --home --json",
-    "list": "--home --tenant --json",
+    "promote": "NAME:VERSION --to --require --public-key --home --json",
+    "rollback": "NAME[@ALIAS] --home --tenant --json",
+    "alias list": "NAME --limit --after --tenant --json",
+    "alias set": "NAME ALIAS VERSION --home --json",
+    "alias delete": "NAME ALIAS --force --json",
+    "alias history": "NAME ALIAS --json",
+    "yank": "NAME:VERSION --reason --undo --json",
+    "delete": "NAME[:VERSION] --force --json",
+    "gc": "--grace --dry-run --home --json",
+    "generate-key-pair": "--out",
+    "sign": "--key --home --tenant --json",
+    "verify": "--public-key --home --tenant --json",
+    "audit": "--tenant --object --limit --after --json",
+    "audit verify": "--head --home --json",
+    "list": "--limit --after --home --tenant --json",
+    "versions": "NAME --limit --after --json",
     "show": "NAME[:VERSION|@ALIAS] --home --json",
     "train": "--method --base --data --as --text-column --label-column --promote --seed --set "
     "--detach",

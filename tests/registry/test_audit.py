@@ -56,6 +56,38 @@ def test_every_change_is_a_row_with_its_actor(busy: Registry) -> None:
     assert moved.detail["to"] == 2
 
 
+def test_the_rest_of_a_versions_life_is_in_the_log_too(
+    busy: Registry, card: BaseCard, head: Callable[[float], NewPart], lineage: Lineage
+) -> None:
+    before = len(actions(busy))
+    busy.promote("acme", "triage:1", "prod")
+    busy.rollback("acme", "triage", "prod")
+    busy.delete_alias("acme", "triage", "prod", force=True)
+    busy.yank("acme", "triage:2", "leaks")
+    busy.unyank("acme", "triage:2")
+    busy.delete_version("acme", "triage:1", force=True)
+    busy.publish("acme", "triage", card, [head(1.0)], lineage=lineage)
+    busy.delete_adapter("acme", "triage", force=True)
+    busy.gc(grace_s=0)
+    rows = list(reversed(busy.evidence.audit()))[before:]
+    assert [(row.action, row.object) for row in rows] == [
+        ("move alias", "triage@prod"),
+        ("move alias", "triage@prod"),
+        ("delete alias", "triage@prod"),
+        ("yank", "triage:2"),
+        ("unyank", "triage:2"),
+        ("delete version", "triage:1"),
+        ("publish", "triage:1"),
+        ("delete version", "triage:1"),
+        ("delete version", "triage:2"),
+        ("collect garbage", "blobs"),
+    ]
+    assert rows[1].detail == {"from": 1, "to": 2, "rollback": True}
+    assert rows[3].detail == {"reason": "leaks"}
+    assert len(rows[-1].detail["blobs"]) >= 2
+    assert busy.evidence.verify_audit().rows == before + 10
+
+
 def test_on_the_command_line_the_actor_is_the_user(registry: Registry) -> None:
     registry.create_tenant("acme")
     assert registry.evidence.audit()[0].actor == f"user:{getpass.getuser()}"
