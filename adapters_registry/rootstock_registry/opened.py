@@ -18,6 +18,7 @@ from rootstock_registry.database import Database
 from rootstock_registry.evidence import Evidence
 from rootstock_registry.manifest import Manifest
 from rootstock_registry.records import Version
+from rootstock_registry.remembered import Remembered
 
 MANIFESTS_IN_MEMORY = 1024
 
@@ -43,9 +44,11 @@ class Opened:
         self._manifest = lru_cache(MANIFESTS_IN_MEMORY)(
             lambda digest: Manifest.parse(self.blobs.get(digest))
         )
+        self._remembered = Remembered(self._database)
         self.evidence = Evidence(self._database, self.blobs, self._manifest)
 
     def close(self) -> None:
+        self._remembered.close()
         self._database.close()
 
     def resolve(self, tenant: str, ref: str) -> Version:
@@ -53,9 +56,13 @@ class Opened:
 
         Raises NotFound; for another tenant's adapter, exactly as for one that does not exist.
         """
-        with self._database.reads.connect() as connection:
-            row = index.resolve(connection, tenant, ref)
-        return self._version(row)
+        known = self._remembered.now()
+        version = known.get((tenant, ref))
+        if version is None:
+            with self._database.reads.connect() as connection:
+                row = index.resolve(connection, tenant, ref)
+            version = known[tenant, ref] = self._version(row)
+        return version
 
     def _version(self, row: Row[Any]) -> Version:
         return Version(
