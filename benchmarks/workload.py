@@ -97,6 +97,7 @@ METRICS = {
     "tokens_per_s": Metric("tokens/s"),
     "texts_per_s": Metric("texts/s"),
     "seconds": Metric("ms per pass", 1e3, 2),
+    "job_steps_per_s": Metric("the job's steps/s", 1.0, 2),
     "first_token_s": Metric("first token, ms", 1e3, 1),
     "first_token_p95_s": Metric("first token p95, ms", 1e3, 1),
     "between_tokens_s": Metric("between tokens, ms", 1e3, 1),

@@ -17,13 +17,14 @@ from benchmarks.scenarios import (
     int8,
     many,
     serving,
+    sidecar_beside_serving,
 )
 
 SCENARIOS: dict[str, Scenario] = {
     room.SCENARIO.name: room.SCENARIO
     for room in (
         serving, all_different, base, enabled, decode_step, alone, int8, cold, many, heads,
-        embeddings, http,
+        embeddings, http, sidecar_beside_serving,
     )
 }  # fmt: skip
 # The default set: without what makes a thousand adapters, and without what `serving` shows, too.

@@ -116,12 +116,13 @@ async def _serve(config: Config, console: Console) -> None:
         stack.push_async_callback(door.stop)
         if not await _unless(stop, _load(engines, console)):
             return
+        # Also for a sidecar that somebody else starts on this home.
+        told = asyncio.create_task(tell_when_busy(config.home, lambda: handle.in_flight))
+        stack.callback(told.cancel)
         if not config.no_sidecar:
             sidecar = Sidecar(config.home, config.limits.training)
             sidecar.start()
             stack.push_async_callback(sidecar.stop)
-            told = asyncio.create_task(tell_when_busy(config.home, lambda: handle.in_flight))
-            stack.callback(told.cancel)
         if config.pinned:
             pins = asyncio.create_task(follow(config.pinned, registry, engines, handle.trust))
             stack.callback(pins.cancel)

@@ -80,7 +80,7 @@ def test_a_scenario_nobody_wrote_is_refused_with_the_names_of_those_there_are(
 def test_the_short_set_makes_no_thousand_adapters_and_shows_nothing_twice() -> None:
     assert set(SCENARIOS) - set(SHORT) == {"many", "all-different", "base", "alone"}
     assert [len(each.cells) for each in SCENARIOS.values()] == [
-        9, 1, 3, 1, 1, 2, 3, 1, 1, 2, 2, 2,
+        9, 1, 3, 1, 1, 2, 3, 1, 1, 2, 2, 2, 2,
     ]  # fmt: skip
     for scenario in SCENARIOS.values():
         for cell in scenario.cells:
