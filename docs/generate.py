@@ -59,6 +59,8 @@ SETTINGS_MEAN = {
     " `tenant/name`",
     "require_signature": "load only versions that this public key (a PEM file) has signed; any "
     "other one is refused, and is not kept resident either",
+    "database_url": "`postgresql://…` instead of SQLite in the home",
+    "blobs": "`s3://BUCKET/PREFIX` instead of a folder in the home",
     "no_sidecar": "start no training sidecar beside the server",
 }
 LIMITS_MEAN = {
@@ -76,6 +78,7 @@ LIMITS_MEAN = {
     "max_in_flight_per_tenant": "requests of one tenant at a time; one more is a 429",
     "max_rows_per_request": "answers of one request (prompts times `n`), and passes at a time",
     "max_adapters_per_request": "versions that a request may combine in `adapters`; more is a 400",
+    "blob_cache_mib": "disk for copies of what `blobs` keeps in a bucket; a folder has none",
     "request_timeout_s": "how long a request may take in an engine, its queue included; then 504",
     "max_file_bytes": "size of one uploaded file; a larger one is a 413",
     "max_files_bytes_per_tenant": "size of all uploaded files of one tenant",

@@ -10,15 +10,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rootstock_registry import storage
 from rootstock_registry.blob_cache import BlobCache
 from rootstock_registry.blob_folder import BlobFolder
 from rootstock_registry.blob_names import Entry, check_digest
 from rootstock_registry.errors import CorruptBlob
+from rootstock_registry.storage import DEFAULT_CACHE_MIB
 
 if TYPE_CHECKING:
     from rootstock_registry.blob_bucket import BlobBucket
 
-DEFAULT_CACHE_MIB = 1024
 # Wrong bytes from a network are usually right the second time.
 _READS_OF_A_BUCKET = 2
 
@@ -74,6 +75,12 @@ class BlobStore:
                 self._cache = BlobCache(cache_folder, cache_mib * 1024 * 1024)
         else:
             self._shelf = BlobFolder(Path(place))
+
+    @classmethod
+    def of(cls, home: Path, place: str | None = None) -> BlobStore:
+        """Those of `home`: at `place`, or where `home` remembers, or in its folder `blobs`."""
+        kept = storage.read(home)
+        return cls(place or kept.blobs or home / "blobs", home / "blob-cache", kept.blob_cache_mib)
 
     def put(self, data: bytes) -> str:
         """Store `data`; return its digest. When this returns, the bytes survive a power loss.

@@ -115,9 +115,13 @@ class _Collector:
         self._lease = lease
         self._database = scan.database
         self._blobs = scan.blobs
+        self._renew_at = 0.0
 
     def run(self) -> Collection:
-        marked = sum(self._mark(found) for found in self._scan.batches())
+        marked = 0
+        for found in self._scan.batches():
+            if found or time.monotonic() > self._renew_at:
+                marked += self._mark(found)
         sizes = self._scan.garbage
         swept = [sizes[digest] for digest in self._sweep() if digest in sizes]
         abandoned = self._blobs.tidy(max(self._scan.grace_s, _ABANDONED_S))
@@ -176,3 +180,4 @@ class _Collector:
     def _hold(self, connection: Connection) -> None:
         """In each transaction that marks or deletes: a collector that was taken over stops here."""
         leases.renew(connection, self._lease, _LEASE_S)
+        self._renew_at = time.monotonic() + _LEASE_S / 3

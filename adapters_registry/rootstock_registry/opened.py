@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from rootstock_registry import index
-from rootstock_registry.blobs import DEFAULT_CACHE_MIB, BlobStore
+from rootstock_registry import index, storage
+from rootstock_registry.blobs import BlobStore
 from rootstock_registry.database import Database
 from rootstock_registry.evidence import Evidence
 from rootstock_registry.manifest import Manifest
@@ -31,15 +31,14 @@ class Opened:
         home: Path,
         database_url: str | None = None,
         blobs: str | None = None,
-        blob_cache_mib: int = DEFAULT_CACHE_MIB,
     ) -> None:
         """`database_url`: PostgreSQL for what SQLite would keep in `home`; see `Database`.
 
-        `blobs`: `s3://bucket/prefix` for what would lie in `home/blobs`; at most `blob_cache_mib`
-        MiB of it is then kept in `home/blob-cache`.
+        `blobs`: `s3://bucket/prefix` for what would lie in `home/blobs`. What is not given is as
+        the home remembers it; see `storage`.
         """
-        self._database = Database(home, database_url)
-        self.blobs = BlobStore(blobs or home / "blobs", home / "blob-cache", blob_cache_mib)
+        self._database = Database(home, database_url or storage.read(home).database_url)
+        self.blobs = BlobStore.of(home, blobs)
         # A digest's content never changes, so this never goes stale.
         self._manifest = lru_cache(MANIFESTS_IN_MEMORY)(
             lambda digest: Manifest.parse(self.blobs.get(digest))

@@ -40,6 +40,12 @@ def serve(
             metavar="PUB.pem", help="Load only what this key has signed.", show_default=False
         ),
     ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="PostgreSQL instead of SQLite.", show_default=False)
+    ] = None,
+    blobs: Annotated[
+        str | None, typer.Option(help="s3://BUCKET/PREFIX instead of a folder.", show_default=False)
+    ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Everybody here is tenant local; loopback only.")
     ] = False,
@@ -63,6 +69,8 @@ def serve(
             "dtype": dtype,
             "pinned": pin or None,
             "require_signature": require_signature,
+            "database_url": database_url,
+            "blobs": blobs,
             "no_auth": no_auth or None,
             "no_sidecar": no_sidecar or None,
         }

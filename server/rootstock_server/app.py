@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rootstock_adapters.base_card import BaseCard
-from rootstock_registry import Registry
+from rootstock_registry import Registry, storage
 from rootstock_wire.openai import ErrorBody
 
 from rootstock_server import telemetry
@@ -95,6 +95,7 @@ def serve(config: Config) -> None:
 
 async def _serve(config: Config, console: Console) -> None:
     stop = asyncio.Event()
+    storage.remember(config.home, config.database_url, config.blobs, config.limits.blob_cache_mib)
     registry = Registry(config.home)
     cards = await asyncio.to_thread(_register, config, registry)
     listener = _listen(config.host, config.port)

@@ -80,6 +80,7 @@ class Limits(Section):
     max_in_flight_per_tenant: Count = 64
     max_rows_per_request: Count = 64
     max_adapters_per_request: Count = 4
+    blob_cache_mib: Annotated[int, Field(ge=0)] = 1024
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     drain_s: Annotated[float, Field(ge=0)] = 30.0
 
@@ -97,6 +98,8 @@ class Config(Section):
     no_sidecar: bool = False
     pinned: tuple[str, ...] = ()
     require_signature: Path | None = None
+    database_url: str | None = None
+    blobs: str | None = None
     limits: Limits = Limits()
 
     @field_validator("pinned", mode="before")
@@ -117,6 +120,10 @@ class Config(Section):
             raise ValueError("bases: two bases have the same name; write --base NAME=PATH")
         if self.port == self.grpc_port != 0:
             raise ValueError("grpc_port: must differ from port")
+        if self.blobs is not None and not self.blobs.startswith("s3://"):
+            raise ValueError(
+                "blobs: write s3://BUCKET/PREFIX, or leave it out to keep them in the home"
+            )
         if self.no_auth and not is_loopback(self.host):
             raise ValueError(
                 f"no_auth: only allowed on the loopback address, not on {self.host}; "

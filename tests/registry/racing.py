@@ -14,6 +14,9 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_registry import Lineage, NewPart, Registry
 from rootstock_registry.errors import RegistryError
 
+# Publishes of one thread, at most, between a content's first put and its publish.
+AHEAD = 20
+
 
 @dataclass(frozen=True)
 class Report:
@@ -37,8 +40,8 @@ def race(
     threads: int,
     gc_every_s: float,
 ) -> Report:
-    """Each content is first stored with no row to name it, as a publish that was killed leaves it:
-    the collector is after just those blobs that the publish then finds in place."""
+    """Each content is first stored with no row to name it, as a publish that was killed leaves it,
+    some publishes before its own: the collector is after just those blobs when that one begins."""
     registries = [opened() for _ in range(threads + 1)]
     over = threading.Event()
     swept: list[int] = []
@@ -51,12 +54,12 @@ def race(
 
     def publish(values: range) -> list[str]:
         registry = registries[values.start % threads]
-        chance = random.Random(values.start)
+        ahead = random.Random(values.start)
         digests = []
         for value in values:
+            early = value + threads * ahead.randrange(AHEAD)
+            registry.blobs.put(head(float(early)).data)
             part = head(float(value))
-            registry.blobs.put(part.data)
-            time.sleep(chance.choice((0.0, 0.0, 0.01)))
             version = registry.publish("local", "triage", card, [part], lineage=lineage)
             digests.append(version.digest)
         return digests

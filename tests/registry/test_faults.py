@@ -25,7 +25,7 @@ from tests.registry.scenes import Scene, Scenes, whole
 from tests.registry.tracing import Acknowledge, can_trace, forked
 
 Head = Callable[[float], NewPart]
-POINTS = 15  # `make soak` takes all
+POINTS = 10  # `make soak` takes all
 _NEW_USERS, _NEW_MOUNTS = 0x10000000, 0x00020000
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 1 << 12, 1 << 14, 1 << 18
 

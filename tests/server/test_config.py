@@ -55,6 +55,7 @@ def test_a_base_without_a_name_is_called_after_its_folder() -> None:
         ({"bases": []}, {}, "bases: "),
         ({"host": "0.0.0.0", "no_auth": True}, {}, "no_auth: only allowed on the loopback"),
         ({"dtype": "float8"}, {}, "dtype: "),
+        ({"blobs": "/srv/blobs"}, {}, "blobs: write s3://BUCKET/PREFIX"),
     ],
 )
 def test_a_faulty_value_is_named_with_its_fix(values: dict, env: dict, message: str) -> None:

@@ -60,7 +60,7 @@ class EngineClient:
             address=address,
             base_path=str(base_path),
             card=card.model_dump_json(),
-            blobs=str(home / "blobs"),
+            home=str(home),
             dtype=dtype,
             limits=limits.model_dump_json(),
         )

@@ -158,7 +158,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     base_path: str
     card: str
-    blobs: str
+    home: str
     dtype: str
     limits: str
 

@@ -47,7 +47,7 @@ def main() -> int:
         context.destroy(linger=1000)  # waits until the message is out
         return 1
     tokenizer = Path(setup.base_path) / "tokenizer.json"
-    engine = Engine(base, BlobStore(Path(setup.blobs)), limits, tokenizer)
+    engine = Engine(base, BlobStore.of(Path(setup.home)), limits, tokenizer)
     _send(socket, [started])
     try:
         serve(engine, socket)
