@@ -73,7 +73,7 @@ def test_only_what_is_named_stays_and_the_figures_say_what_was_done(
     assert done.size == survey.size
     assert stored(registry) == kept
     assert registry.gc(grace_s=0).garbage == 0
-    [row] = [row for row in registry.audit() if row.action == "collect garbage"]
+    [row] = [row for row in registry.evidence.audit() if row.action == "collect garbage"]
     assert sorted(row.detail["blobs"]) == sorted(strays)
 
 
