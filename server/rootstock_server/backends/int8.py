@@ -48,9 +48,7 @@ class Int8:
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     ) -> Int8Weights:
         weight, bias = stack(weights, biases)
-        weight = weight.float()
-        scales = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
-        rows = (weight / scales[:, None]).round().to(torch.int8)
+        rows, scales = quantized(weight)
         packed = torch.ops.onednn.qlinear_prepack(rows, [16, weight.shape[1]])
         zeros = torch.zeros(len(weight), dtype=torch.long)
         return Int8Weights(packed, bias, True, scales, zeros)
@@ -65,3 +63,10 @@ class Int8:
         )  # fmt: skip
         y = (y * scale).to(x.dtype)
         return y if weights.bias is None else y + weights.bias
+
+
+def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`weight` [out, in] as int8 [out, in], and the fp32 scale [out] of each output."""
+    weight = weight.float()
+    scales = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
+    return (weight / scales[:, None]).round().to(torch.int8), scales

@@ -8,6 +8,7 @@ import torch
 
 from rootstock_server.backends.backend import Backend
 from rootstock_server.backends.cpu import cpu
+from rootstock_server.backends.cpu.cpu_int8 import CpuInt8
 from rootstock_server.backends.int8 import Int8
 from rootstock_server.backends.reference import Reference
 
@@ -22,7 +23,10 @@ def int8_backend_for(device: torch.device, dtype: torch.dtype, wanted: str = "au
     """As `backend_for`, with the base's linears in 8 bits. Raises NoBackend on a GPU as well."""
     if device.type != "cpu":
         raise NoBackend("dtype: int8 is for CPUs; use auto, float32 or bfloat16 on a GPU")
-    return Int8(backend_for(device, dtype, wanted))
+    inner = backend_for(device, dtype, wanted)
+    if isinstance(inner, cpu.Cpu) and torch.ops.rootstock_cpu.has_linear():
+        return CpuInt8(inner)
+    return Int8(inner)
 
 
 def backend_for(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Backend:

@@ -25,7 +25,7 @@ AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {
     "avx2.cpp": ["-mavx2", "-mfma"],
     "avx512.cpp": AVX512,
-    "avx512_bf16.cpp": [*AVX512, "-mavx512bf16"],
+    "avx512_bf16.cpp": [*AVX512, "-mavx512bf16", "-mavx512vnni"],
 }
 
 LINES_SHOWN = 12  # of a compiler's complaints: the first says what is wrong

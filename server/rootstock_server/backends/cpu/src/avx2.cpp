@@ -5,5 +5,5 @@
 namespace rootstock {
 static bool usable() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 extern const Isa avx2 = {"avx2", usable, isa_avx2::MAX_QUERIES, isa_avx2::kernels_of<float>(),
-                         isa_avx2::kernels_of<bf16>(), nullptr};
+                         isa_avx2::kernels_of<bf16>(), nullptr, nullptr};
 }  // namespace rootstock

@@ -8,5 +8,5 @@ static bool usable() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 extern const Isa avx512 = {"avx512", usable, isa_avx512::MAX_QUERIES,
-                           isa_avx512::kernels_of<float>(), isa_avx512::kernels_of<bf16>(), nullptr};
+                           isa_avx512::kernels_of<float>(), isa_avx512::kernels_of<bf16>(), nullptr, nullptr};
 }  // namespace rootstock

@@ -49,14 +49,20 @@ struct Query {
   const int64_t* blocks;  // of the sequence, in order
 };
 
-// A linear layer in bf16.
+// A linear layer whose products take four bytes of a row at a time: two inputs in bf16, four in
+// 8 bits. All that belongs to outputs is padded to whole panels of 16.
 struct Linear {
-  const void* x;  // [T, in], rows `x_stride` apart
-  int64_t x_stride, tokens, in;
-  const void* panels;  // [out/16, in/2, 16, 2]
-  const void* bias;  // [out], padded to whole panels, or null
-  void* y;  // [T, out], rows `y_stride` apart
-  int64_t y_stride, out;
+  const void* x;  // [T, fours] of four bytes, rows `x_stride` bytes apart
+  int64_t x_stride, tokens, fours;
+  const void* panels;  // [out/16, fours, 16] of four bytes
+  const void* bias;  // [out] in bf16, or in fp32 for 8 bits, or null
+  void* y;  // [T, out], bf16 or fp32
+  int64_t out;
+  bool y_fp32;
+  // Of 8 bits: a row's scale [T]; an output's scale and where its sum begins [out].
+  const float* row_scales;
+  const float* scales;
+  const int32_t* begins;
 };
 
 enum class Gate { silu, gelu_tanh };
@@ -72,6 +78,8 @@ struct Kernels {
                    bool one_plus);
   void (*rotate)(const void* x, const void* cos, const void* sin, void* out, int64_t size);
   void (*gated)(const void* gate, const void* up, void* out, int64_t size, Gate kind);
+  // A row in 8 bits around 128; returns what a step of it is worth, NaN where the row has one.
+  float (*quantize)(const void* x, uint8_t* out, int64_t size);
 };
 
 // One instruction set.
@@ -80,7 +88,9 @@ struct Isa {
   bool (*usable)();
   int64_t max_queries;  // query rows (tokens times heads) that one call of `attend` may take
   Kernels fp32, bf16;
-  void (*linear)(const Linear&, int64_t from, int64_t to);  // panels; null without bf16 products
+  // Some panels of a linear; null without products of bf16 and of 8 bits.
+  void (*linear)(const Linear&, int64_t from, int64_t to);
+  void (*linear8)(const Linear&, int64_t from, int64_t to);
 };
 
 extern const Isa plain, avx2, avx512, avx512_bf16;

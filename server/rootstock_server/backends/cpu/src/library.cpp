@@ -58,6 +58,9 @@ TORCH_LIBRARY(rootstock_cpu, m) {
       "Tensor rows, Tensor blocks, float scaling, int window, float softcap) -> Tensor");
   m.def("has_linear() -> bool", rootstock::has_linear);
   m.def("linear(Tensor x, Tensor panels, Tensor? bias, int out) -> Tensor");
+  m.def(
+      "linear8(Tensor x, Tensor panels, Tensor scales, Tensor begins, Tensor? bias, int out) "
+      "-> Tensor");
   m.def("rms_norm(Tensor x, Tensor weight, float eps, bool one_plus) -> Tensor");
   m.def("rotate(Tensor x, Tensor cos, Tensor sin) -> Tensor");
   m.def("gated(Tensor gate, Tensor up, str kind) -> Tensor");
@@ -67,6 +70,7 @@ TORCH_LIBRARY_IMPL(rootstock_cpu, CPU, m) {
   m.impl("delta", rootstock::delta);
   m.impl("attend", rootstock::attend);
   m.impl("linear", rootstock::linear);
+  m.impl("linear8", rootstock::linear8);
   m.impl("rms_norm", rootstock::rms_norm);
   m.impl("rotate", rootstock::rotate);
   m.impl("gated", rootstock::gated);

@@ -56,6 +56,9 @@ bool has_linear();
 at::Tensor linear(const at::Tensor& given, const at::Tensor& panels,
                   const std::optional<at::Tensor>& bias, int64_t out);
 
+at::Tensor linear8(const at::Tensor& given, const at::Tensor& panels, const at::Tensor& scales,
+                   const at::Tensor& begins, const std::optional<at::Tensor>& bias, int64_t out);
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, bool one_plus);
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 at::Tensor gated(const at::Tensor& gate, const at::Tensor& up, c10::string_view kind);

@@ -5,5 +5,5 @@
 namespace rootstock {
 static bool usable() { return true; }
 extern const Isa plain = {"plain", usable, isa_plain::MAX_QUERIES, isa_plain::kernels_of<float>(),
-                          isa_plain::kernels_of<bf16>(), nullptr};
+                          isa_plain::kernels_of<bf16>(), nullptr, nullptr};
 }  // namespace rootstock
