@@ -174,7 +174,9 @@ def test_the_table_has_the_best_first_and_gaps_where_nothing_was_measured(
 
 
 def test_the_picture_is_a_png_without_a_display(table: ComparisonResult, tmp_path: Path) -> None:
-    for name, entries in (("all", table.entries), ("bars", [BASE]), ("none", [])):
+    twins = [HEAD, HEAD.model_copy(update={"label": "head:c=2"})]
+    pictures = {"all": table.entries, "bars": [BASE], "none": [], "twins": twins}
+    for name, entries in pictures.items():
         draw(table.model_copy(update={"entries": entries}), "mood", tmp_path / f"{name}.png")
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.format == "PNG"

@@ -62,6 +62,7 @@ def plan(
             TrainSpec.parse(
                 {
                     **common,
+                    "bars": True,
                     "method": canonical(variant.method),
                     "name": adapter_name(name, variant.label),
                     "seed": seed,

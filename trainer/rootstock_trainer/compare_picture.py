@@ -78,4 +78,6 @@ def _points(axes: Axes, entries: Sequence[Entry], result: ComparisonResult) -> N
         axes.annotate(
             entry.label, (x, y), xytext=(9, 6), textcoords="offset points", fontsize=9, zorder=4
         )
-    axes.margins(x=0.2, y=0.15)
+    # Room for the names, also where all are of one size.
+    axes.set_xlim(min(sizes) / 2, max(sizes) * 4)
+    axes.margins(y=0.15)

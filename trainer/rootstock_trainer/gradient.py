@@ -90,6 +90,7 @@ class GradientTraining:
             bf16=own.bf16,
             early_stopping=own.early_stopping,
             evaluate_every=evaluate_every,
+            max_seconds=own.max_seconds,
         )
 
     def loss(self, batch: TokenBatch) -> tuple[Tensor, int]:

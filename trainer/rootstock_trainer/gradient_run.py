@@ -5,6 +5,7 @@ Refuses to know jobs, the registry and any method by name.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,12 +13,15 @@ from pathlib import Path
 import torch
 from rootstock_wire.methods import GradientSettings
 
+from rootstock_trainer.answering import question
 from rootstock_trainer.base import Base
 from rootstock_trainer.data import Rows
 from rootstock_trainer.encoding import ChatEncoder, Encoder, LabelEncoder, SourceEncoder
 from rootstock_trainer.errors import BadSpec
 from rootstock_trainer.evaluate import accuracy, macro_f1, majority_share, perplexity
+from rootstock_trainer.forgetting import general_text
 from rootstock_trainer.gradient import GradientTraining
+from rootstock_trainer.judging import Judge
 from rootstock_trainer.methods import table
 from rootstock_trainer.objectives import Answers, Labels, Objective
 from rootstock_trainer.outcome import Made, Outcome, Place, Telling, new_part, row_counts, sizes
@@ -43,9 +47,11 @@ def run(spec: TrainSpec, base: Base, rows: Rows, place: Place, tell: Telling) ->
     held_out = (rows.held_out + offset).tolist()
     model = base.model()
     objective = _objective(base, rows, spec.seed)
-    figures: dict[str, float] = {}
+    judge = _judge(spec, base, objective, store, held_out)
+    tell.note(judge.note)
+    tell("evaluating the base")
+    figures = judge.before(model)
     if isinstance(objective, Answers):
-        tell("evaluating the base")
         plain = GradientTraining(
             Untouched(model, base.card), objective, GradientSettings(), spec.seed
         )
@@ -55,14 +61,26 @@ def run(spec: TrainSpec, base: Base, rows: Rows, place: Place, tell: Telling) ->
     checkpoints = place.checkpoints
     if checkpoints is not None:
         checkpoints.about = rows.data.digest
+    begun = time.perf_counter()
     for step in training.run(store, train, watched, checkpoints):
         tell.step(step)
+    figures["train_seconds"] = time.perf_counter() - begun
     tell("evaluating")
-    figures |= _figures(training, store, train, held_out)
+    figures |= _figures(training, store, train, held_out) | judge.after(
+        tuning.model, tuning.virtual_tokens
+    )
     parts = training.parts()
     figures |= row_counts(train, held_out) | sizes(_numbers(parts), base)
     made = Made("", [new_part(*part) for part in parts], figures)
     return Outcome([made], rows.data.digest)
+
+
+def _judge(
+    spec: TrainSpec, base: Base, objective: Objective, store: TokenStore, held_out: Sequence[int]
+) -> Judge:
+    answers = isinstance(objective, Answers)
+    questions = [question(store[i]) for i in held_out] if answers else []
+    return Judge(base, questions, general_text(base, spec.general), spec.bars)
 
 
 def _watched(settings: GradientSettings, rows: Rows, seed: int) -> tuple[list[int], list[int]]:

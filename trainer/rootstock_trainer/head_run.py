@@ -5,6 +5,8 @@ Refuses to know jobs and the registry.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from rootstock_adapters.head.spec import HeadSpec
 from rootstock_wire.methods import HeadSettings
 from torch import Tensor
 
+from rootstock_trainer.bars import bar_figures, readable
 from rootstock_trainer.base import Base
 from rootstock_trainer.calibration import (
     calibrated_error,
@@ -23,6 +26,7 @@ from rootstock_trainer.encoding import LabelEncoder
 from rootstock_trainer.errors import BadSpec
 from rootstock_trainer.evaluate import accuracy, macro_f1, majority_share
 from rootstock_trainer.features import features_for
+from rootstock_trainer.forgetting import UNTOUCHED
 from rootstock_trainer.methods import head
 from rootstock_trainer.outcome import Made, Outcome, Telling, new_part, row_counts, sizes
 from rootstock_trainer.spec import TrainSpec
@@ -49,19 +53,31 @@ def run(spec: TrainSpec, base: Base, rows: Rows, home: Path, tell: Telling) -> O
             own = torch.from_numpy(rows.validation.targets[:, column]).long()
             measured = torch.cat([targets, own])
         held_out = _held_out(rows)
+        begun = time.perf_counter()
         weights = head.train(
             features[rows.train], targets[rows.train], len(rows.data.labels[column]), settings,
             spec.seed,
         )  # fmt: skip
+        trained = time.perf_counter()
         suffix = name if len(rows.data.columns.labels) > 1 else ""
         labels = rows.data.labels[column]
-        made.append(
-            _made(
-                suffix, labels, settings, weights, base,
-                _Sides(targets[rows.train], features[held_out], measured[held_out]),
+        sides = _Sides(targets[rows.train], features[held_out], measured[held_out])
+        one = _made(suffix, labels, settings, weights, base, sides)
+        seconds = {"train_seconds": trained - begun}
+        bars: dict[str, float] = {}
+        if spec.bars:
+            names = _named(settings, base, labels, home)
+            bars = bar_figures(
+                sides.features, sides.targets, features[rows.train], sides.fitted, names, spec.seed
             )
-        )  # fmt: skip
+        made.append(one._replace(evaluation={**one.evaluation, **bars, **seconds}))
     return Outcome(made, rows.data.digest)
+
+
+def _named(settings: HeadSettings, base: Base, labels: Sequence[str], home: Path) -> Tensor:
+    """[labels, D]: the labels' names, read as texts are."""
+    texts = readable(labels)
+    return features_for(base, texts, home / "features", lambda *_: None, settings.pooling).rows
 
 
 class _Sides:
@@ -84,6 +100,7 @@ def _features(settings: HeadSettings, base: Base, rows: Rows, home: Path, tell: 
         settings.pooling,
     )
     tell.note(found.note)
+    tell.note(UNTOUCHED)
     tell("training")
     return found.rows
 
@@ -115,6 +132,7 @@ def _made(
     tensors = cooled.tensors()
     predicted = logits.argmax(-1)
     evaluation = {
+        "forgetting": 0.0,  # by construction: a head changes nothing of the base
         "accuracy": accuracy(predicted, targets),
         "macro_f1": macro_f1(predicted, targets, len(labels)),
         "majority_accuracy": majority_share(sides.fitted, targets),

@@ -6,6 +6,7 @@ Refuses to know the model, the method and the data: it has parameters and a loss
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from rootstock_trainer.checkpoints import Checkpoints, State
 from rootstock_trainer.errors import TrainingFailed
 
 Batch = TypeVar("Batch")
+# The first steps are slower than the others, and one alone is no measure.
+STEPS_TO_TIME = 5
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Descent:
 
     `evaluate_every` so many optimiser steps, 0 for never. With `early_stopping` the run ends after
     so many evaluations in a row without a lower loss, and leaves the parameters of the lowest.
+    With `max_seconds` the run has as many steps as its first ones say can be done in that time.
     """
 
     learning_rate: float
@@ -38,6 +42,7 @@ class Descent:
     bf16: bool = False
     early_stopping: int | None = None
     evaluate_every: int = 0
+    max_seconds: float | None = None
 
 
 class Summed(NamedTuple):
@@ -69,15 +74,20 @@ def descend(
     and ends, on a CPU, in the same bits. Raises TrainingFailed at the first loss or gradient that
     is not finite.
     """
-    run = _Run(parameters, how, math.ceil(len(batches) / how.gradient_accumulation))
+    planned = math.ceil(len(batches) / how.gradient_accumulation)
+    run = _Run(parameters, how, planned)
     if checkpoints is not None and (state := checkpoints.load()) is not None:
         run.load(state)
+    begun, first_step = time.perf_counter(), run.done
     while run.done < run.total and not run.stopped:
         first = run.done * how.gradient_accumulation
         last = min(first + how.gradient_accumulation, len(batches))
         loss = run.step([batches[i] for i in range(first, last)], loss_of)
         if validate is not None and how.evaluate_every and _validates(run, how):
             run.validated(validate())
+        if how.max_seconds is not None and run.done == min(STEPS_TO_TIME, planned):
+            per_step = (time.perf_counter() - begun) / (run.done - first_step)
+            run.total = min(planned, max(run.done, int(how.max_seconds / per_step)))
         ended = run.stopped or run.done == run.total
         if checkpoints is not None and (ended or checkpoints.due()):
             checkpoints.save(run.state())
@@ -90,7 +100,7 @@ class _Run:
     """Where a descent is: everything that a checkpoint must hold."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], how: Descent, total: int) -> None:
-        self.how, self.total, self.done = how, total, 0
+        self.how, self.planned, self.total, self.done = how, total, total, 0
         self.loss = math.nan
         self.valid_loss: float | None = None
         self.best_loss: float | None = None
@@ -144,17 +154,22 @@ class _Run:
             for name, value in self._optimizer.state[parameter].items():
                 tensors[f"optimizer.{number}.{name}"] = value
         tensors |= {f"best.{number}": tensor for number, tensor in enumerate(self._best)}
-        facts: dict[str, Any] = {"total": self.total, "done": self.done, "worse": self.worse}
+        facts: dict[str, Any] = {
+            "planned": self.planned,
+            "total": self.total,
+            "done": self.done,
+            "worse": self.worse,
+        }
         facts |= {"loss": self.loss, "valid_loss": self.valid_loss, "best_loss": self.best_loss}
         return State(facts | {"validated_at": self.validated_at}, tensors)
 
     @torch.no_grad()
     def load(self, state: State) -> None:
         facts, tensors = state
-        if facts["total"] != self.total:
+        if facts["planned"] != self.planned:
             raise TrainingFailed(
-                f"the checkpoint was made on the way to step {facts['total']}, this run has "
-                f"{self.total}: the examples have changed; submit the job again"
+                f"the checkpoint was made on the way to step {facts['planned']}, this run has "
+                f"{self.planned}: the examples have changed; submit the job again"
             )
         for number, parameter in enumerate(self._parameters):
             parameter.copy_(tensors[f"parameter.{number}"])
@@ -166,6 +181,7 @@ class _Run:
             }
         if "best.0" in tensors:
             self._best = [tensors[f"best.{number}"] for number in range(len(self._parameters))]
+        self.total = facts["total"]
         self.done, self.worse, self.loss = facts["done"], facts["worse"], facts["loss"]
         self.valid_loss, self.best_loss = facts["valid_loss"], facts["best_loss"]
         self.validated_at = facts["validated_at"]

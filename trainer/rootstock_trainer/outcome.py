@@ -74,5 +74,11 @@ def sizes(trained: int, base: Base) -> dict[str, float]:
     return {"trained_parameters": float(trained), "base_share": share}
 
 
+def artifact_bytes(parts: Sequence[NewPart]) -> dict[str, float]:
+    """What a version takes: its parts' tensors, and their configs, which hold a prompt's words."""
+    total = sum(len(part.data) + len(part.spec.model_dump_json().encode()) for part in parts)
+    return {"artifact_bytes": float(total)}
+
+
 def row_counts(train: Sequence[int], held_out: Sequence[int]) -> dict[str, float]:
     return {"train_rows": float(len(train)), "held_out_rows": float(len(held_out))}

@@ -12,11 +12,13 @@ from rootstock_adapters.prompt.spec import NO_TENSORS, PromptSpec
 from rootstock_registry import NewPart
 from rootstock_wire.methods import FewShotSettings, GradientSettings, PromptSettings
 
+from rootstock_trainer.answering import answer_figures, question
 from rootstock_trainer.base import Base
 from rootstock_trainer.data import Dataset, Rows
 from rootstock_trainer.encoding import ChatEncoder
 from rootstock_trainer.errors import BadData, BadSpec
 from rootstock_trainer.evaluate import accuracy, perplexity
+from rootstock_trainer.forgetting import UNTOUCHED
 from rootstock_trainer.gradient import GradientTraining
 from rootstock_trainer.methods import prompt
 from rootstock_trainer.objectives import Answers
@@ -57,8 +59,9 @@ def run(spec: TrainSpec, base: Base, rows: Rows, tell: Telling) -> Outcome:
         made = prompt.few_shot(settings, made, pool, loss_of, spec.seed)
     tell("evaluating")
     held_out = _spread(rows.held_out.tolist(), MAX_MEASURED)
-    evaluation = _evaluate(meter, made, rows.validation or rows.data, held_out)
-    evaluation |= {"trained_parameters": 0.0, "base_share": 0.0}
+    evaluation = _evaluate(meter, made, rows.validation or rows.data, held_out, spec.bars)
+    tell.note(UNTOUCHED)
+    evaluation |= {"trained_parameters": 0.0, "base_share": 0.0, "forgetting": 0.0}
     evaluation |= row_counts(rows.train.tolist(), held_out)
     return Outcome([Made("", [NewPart(made, NO_TENSORS)], evaluation)], rows.data.digest)
 
@@ -68,7 +71,8 @@ class _Meter:
 
     def __init__(self, base: Base, spec: TrainSpec) -> None:
         self._tokenizer, self._card, self._spec = base.tokenizer(), base.card, spec
-        tuning = Untouched(base.decoder(), base.card)
+        self._model = base.decoder()
+        tuning = Untouched(self._model, base.card)
         self._training = GradientTraining(tuning, Answers(), GradientSettings(), spec.seed)
         self.chats = bool(self._tokenizer.chat_template)
 
@@ -92,7 +96,7 @@ class _Meter:
 
     @torch.inference_mode()
     def label_accuracy(
-        self, spec: PromptSpec, rows: Sequence[Labelled], labels: Sequence[str]
+        self, spec: PromptSpec | None, rows: Sequence[Labelled], labels: Sequence[str]
     ) -> float:
         """How often the right label is the likeliest of all answers."""
         predicted = []
@@ -106,6 +110,13 @@ class _Meter:
         actual = [labels.index(row.labels[0]) for row in rows]
         return accuracy(torch.tensor(predicted), torch.tensor(actual))
 
+    def answers(self, spec: PromptSpec | None, rows: Sequence[Example]) -> dict[str, float]:
+        """How greedy answers compare with the wanted ones."""
+        store = self._store(prompt.applied(spec, row) for row in rows)
+        questions = [question(store[i]) for i in range(len(store))]
+        context = self._card.context_length
+        return answer_figures(self._model, self._tokenizer, questions, context)
+
     def _store(self, rows: Iterable[Example]) -> TokenStore:
         context = self._card.context_length
         encoder = ChatEncoder(self._tokenizer, context, self._spec.data)
@@ -117,7 +128,7 @@ def _length(store: TokenStore, index: int) -> int:
 
 
 def _evaluate(
-    meter: _Meter, made: PromptSpec, data: Dataset, indices: Sequence[int]
+    meter: _Meter, made: PromptSpec, data: Dataset, indices: Sequence[int], bars: bool
 ) -> dict[str, float]:
     """Raises BadData where the prompt leaves no room for a row."""
     rows = meter.examples(data, indices)
@@ -138,7 +149,12 @@ def _evaluate(
             if index in wanted and isinstance(row, Labelled)
         ]
         found["accuracy"] = meter.label_accuracy(made, labelled, data.labels[0])
-    return found
+        if bars:
+            found["base_accuracy"] = meter.label_accuracy(None, labelled, data.labels[0])
+        return found
+    base = meter.answers(None, rows) if bars else {}
+    base.pop("answered_rows", None)
+    return found | meter.answers(made, rows) | {f"base_{name}": x for name, x in base.items()}
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:

@@ -30,7 +30,9 @@ Task = Literal["generate", "classify", "token-classify"]
 class TrainSpec(BaseModel):
     """One job. `base` is a registered name, `base_path` the folder that holds it.
 
-    `validation` is a file of rows to measure on; without it a share of `data` is held out. `task`
+    `validation` is a file of rows to measure on; without it a share of `data` is held out.
+    `general` is a file of texts to measure forgetting on, instead of the base's own. With `bars`
+    the figures also say what the base does untrained, for a comparison. `task`
     is what the rows are, and is read off their columns where it is None. The columns are those of
     labelled rows; `text_pair_column` is the second sentence of a pair.
     """
@@ -43,11 +45,13 @@ class TrainSpec(BaseModel):
     data: Annotated[Path, Field(strict=False)]
     name: str
     validation: Annotated[Path | None, Field(strict=False)] = None
+    general: Annotated[Path | None, Field(strict=False)] = None
     task: Task | None = None
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
     promote: str | None = None
+    bars: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)
     hyperparameters: dict[str, Any] = {}
 

@@ -16,7 +16,7 @@ from rootstock_trainer import head_run
 from rootstock_trainer.base import Base
 from rootstock_trainer.checkpoints import Checkpoints
 from rootstock_trainer.data import Rows, open_rows
-from rootstock_trainer.outcome import Made, Outcome, Place, Telling
+from rootstock_trainer.outcome import Made, Outcome, Place, Telling, artifact_bytes
 from rootstock_trainer.progress import Report
 from rootstock_trainer.spec import TrainSpec
 
@@ -64,7 +64,7 @@ def train(
             base.card,
             made.parts,
             lineage=lineage,
-            evaluation=made.evaluation,
+            evaluation={**made.evaluation, **artifact_bytes(made.parts)},
             promote=spec.promote,
             job=job if own else None,
         )

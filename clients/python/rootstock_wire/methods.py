@@ -106,11 +106,13 @@ class GradientSettings(Settings):
 
     The learning rate is `learning_rate * learning_rate_multiplier`. `batch_size` counts the rows of
     one backward pass; an optimiser step takes `gradient_accumulation` of them. `early_stopping` is
-    the number of evaluations without a better loss after which training ends. Rows over
+    the number of evaluations without a better loss after which training ends. `max_seconds` lowers
+    the number of steps to what is done in that time, judged by the first of them. Rows over
     `max_length` tokens are cut; without it, rows over the base's context are refused.
     """
 
     n_epochs: int = Field(default=3, ge=1, le=1000)
+    max_seconds: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=8, ge=1, le=1024)
     learning_rate: float = Field(default=1e-3, gt=0)
     learning_rate_multiplier: float = Field(default=1.0, gt=0)

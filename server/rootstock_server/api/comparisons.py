@@ -78,7 +78,7 @@ def _create(handle: Handle, caller: KeyOwner, body: ComparisonRequest) -> Row:
     variants = variants_for(base.card.task, body.methods or [])
     # Every row is made before the first is queued: a field at fault queues nothing.
     rows = [
-        (variant.label, seed, row_of(handle, caller, _job(body, variant, seed)))
+        (variant.label, seed, {**row_of(handle, caller, _job(body, variant, seed)), "bars": True})
         for seed in range(body.seeds)
         for variant in variants
     ]
