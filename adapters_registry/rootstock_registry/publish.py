@@ -30,7 +30,8 @@ _NO_BLOB = f"sha256:{'0' * 64}"
 
 @dataclass(frozen=True)
 class Publication:
-    """What is to become a version; `job` is the run that made it, and ends with it."""
+    """What is to become a version; `job` is the run that made it, and ends with it unless more
+    versions of the same run are to come."""
 
     tenant: str
     name: str
@@ -40,6 +41,7 @@ class Publication:
     evaluation: Mapping[str, float]
     promote: str | None
     job: Job | None
+    ends_job: bool = True
 
 
 def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
@@ -61,8 +63,11 @@ def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
         number = index.add_version(connection, new.tenant, new.name, digest, manifest)
         if new.promote is not None:
             index.move_alias(connection, new.tenant, new.name, new.promote, number)
-        if new.job is not None:
+        if new.job is not None and new.ends_job:
             jobs.finish(connection, new.job, digest)
+        elif new.job is not None:
+            made = f"New model: {new.name}:{number}"
+            jobs.tell(connection, new.job, "info", made, {"version": digest})
         return number
 
     return store(database, blobs, contents, register)

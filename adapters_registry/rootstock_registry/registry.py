@@ -72,14 +72,18 @@ class Registry(Lifecycle, Work, Comparing):
         evaluation: Mapping[str, float] | None = None,
         promote: str | None = None,
         job: Job | None = None,
+        ends_job: bool = True,
     ) -> Version:
         """Check, store and register; the same content twice is one version.
 
         With `job`, the version and the job's success are one transaction: where the job's lease
-        was taken over, Conflict is raised and nothing is registered. A base that is not yet known
-        becomes known. Raises InvalidName, NotFound (the tenant), InvalidArtifact, WrongBase.
+        was taken over, Conflict is raised and nothing is registered. Without `ends_job` it goes on,
+        to its next version. A base that is not yet known becomes known. Raises InvalidName,
+        NotFound (the tenant), InvalidArtifact, WrongBase.
         """
-        new = Publication(tenant, name, base, parts, lineage, evaluation or {}, promote, job)
+        new = Publication(
+            tenant, name, base, parts, lineage, evaluation or {}, promote, job, ends_job
+        )
         number = publish(self._database, self.blobs, new)
         return self.resolve(tenant, f"{name}:{number}")
 

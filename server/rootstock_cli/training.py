@@ -5,8 +5,9 @@ Refuses to know torch and methods: the trainer's processes do the work.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    method: Annotated[Literal["head", "lora"], typer.Option(help="What is trained.")],
+    method: Annotated[str, typer.Option(help="How: head, lora, few-shot… (docs/training.md).")],
     base: Annotated[str, typer.Option(help=BASE_HELP)],
     data: Annotated[
         Path,
@@ -28,14 +29,22 @@ def train(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="CSV or JSONL: labelled texts for heads; messages, or prompt and completion, "
-            "for decoders.",
+            help="CSV, JSONL or Parquet: texts with labels, or messages, or prompt and completion.",
         ),
     ],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="The adapter's name.")],
     home: Home,
-    text_column: Annotated[str, typer.Option(metavar="C", help="Heads: the texts.")] = "text",
-    label_column: Annotated[str, typer.Option(metavar="C", help="Heads: the labels.")] = "label",
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", exists=True, dir_okay=False, help="Rows to measure on, like --data."
+        ),
+    ] = None,
+    text_column: Annotated[str, typer.Option(metavar="C", help="Labels: the texts.")] = "text",
+    text_pair_column: Annotated[
+        str | None, typer.Option(metavar="C", help="Labels: the second texts of pairs.")
+    ] = None,
+    label_column: Annotated[str, typer.Option(metavar="C", help="Labels: the labels.")] = "label",
     promote: Promote = None,
     seed: Annotated[int, typer.Option(help="Decides split, order and first weights.")] = 0,
     hyperparameters: Annotated[
@@ -55,7 +64,9 @@ def train(
         "method": method,
         "data": str(data.expanduser().absolute()),
         "name": name,
+        "validation": None if validation is None else str(validation.expanduser().absolute()),
         "text_column": text_column,
+        "text_pair_column": text_pair_column,
         "label_column": label_column,
         "promote": promote,
         "seed": seed,
@@ -72,12 +83,15 @@ def train(
         say_version(run_foreground(home, tenant, checked), as_json=False)
 
 
-def _setting(text: str) -> tuple[str, int | float]:
-    name, _, value = text.partition("=")
+def _setting(text: str) -> tuple[str, object]:
+    """A value is JSON where it can be, as `5`, `true` or `[0, 3]`, and else text, as `top4`."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE, as in n_epochs=5")
     try:
-        return name, int(value) if value.isdecimal() else float(value)
+        return name, json.loads(value)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not NAME=NUMBER, as in n_epochs=5") from None
+        return name, value
 
 
 def base_of_spec(registry: Registry, source: shipped.Source) -> dict[str, str]:

@@ -72,6 +72,7 @@ class Batches(Sequence[list[int]]):
         self._batches: list[list[int]] = []
 
     def _next(self) -> None:
+        self._batches = []  # the epoch before is not kept while the next is made
         order = list(range(len(self._lengths)))
         self._chooser.shuffle(order)
         epoch: list[list[int]] = []

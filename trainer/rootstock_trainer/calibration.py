@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BINS = 15  # as in the paper
-MIN_ROWS = 20  # below, a temperature would be a guess
+MIN_ROWS = 10  # below, a temperature would be a guess
 COLDEST, HOTTEST = 0.05, 20.0
 STEPS = 60
 
@@ -18,7 +18,7 @@ STEPS = 60
 def temperature(logits: Tensor, targets: Tensor) -> float:
     """The T that makes softmax(logits / T) likeliest: [N, labels], [N].
 
-    1 where there are under 20 rows. The loss has one minimum in 1/T, found by golden section.
+    1 where there are under 10 rows. The loss has one minimum in 1/T, found by golden section.
     """
     if len(targets) < MIN_ROWS:
         return 1.0

@@ -66,7 +66,8 @@ def train(
             lineage=lineage,
             evaluation={**made.evaluation, **artifact_bytes(made.parts)},
             promote=spec.promote,
-            job=job if own else None,
+            job=job,
+            ends_job=own,
         )
 
     first, *others = zip(outcome.made, names, strict=True)
