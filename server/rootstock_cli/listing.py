@@ -221,8 +221,11 @@ def _manifest_lines(version: Version) -> Lines:
         lines.append(("yanked", f"{version.yanked_at.isoformat(timespec='seconds')}{reason}"))
     for part in manifest.parts:
         lines += _part_lines(part)
-    origin = {key: value for key, value in manifest.lineage.model_dump().items() if value}
-    lines += [("lineage", f"{key}: {_short(value)}") for key, value in origin.items()]
+    lines += [
+        ("lineage", f"{key}: {_short(value)}")
+        for key, value in manifest.lineage.model_dump().items()
+        if value not in (None, {})
+    ]
     lines += [("figure", f"{name}: {value:.4g}") for name, value in manifest.evaluation.items()]
     return lines
 
