@@ -23,7 +23,7 @@ from rootstock_trainer.launch import Worker
 from rootstock_trainer.lease import Lease
 from rootstock_trainer.progress import Progress
 from rootstock_trainer.spec import TrainSpec
-from rootstock_trainer.worker import FAILED, NOT_OURS, OUR_FAULT, main, work
+from rootstock_trainer.worker import FAILED, NOT_OURS, OUR_FAULT, PUT_DOWN, REGISTERED, main, work
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -207,3 +207,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
+
+
+def test_a_paused_job_is_put_down_and_goes_on_when_it_is_resumed(
+    registry: Registry, home: Path, head_spec: TrainSpec, claimed: Callable[[TrainSpec], Job]
+) -> None:
+    job = claimed(head_spec)
+    registry.pause_job("local", job.id)
+    assert work(registry, home, job) == PUT_DOWN
+    assert registry.job(job.id).state == "paused"
+    registry.resume_job("local", job.id)
+    again = registry.claim_job("the test", 60.0, job.id)
+    assert again is not None
+    assert work(registry, home, again) == REGISTERED
