@@ -42,6 +42,33 @@ def at_every_call(
         yield f"{name}:{number}", outcome
 
 
+def at_every_message(
+    home: Path, url: str, publish: Callable[[Registry, float], str], step: int
+) -> int:
+    """Publish and collect on PostgreSQL in a child that dies at the n-th message to the server;
+    n grows by `step` until it outlives its work. How often it died."""
+    acknowledged: set[str] = set()
+    for message in range(1, 10_000, step):
+
+        def work(acknowledge: Acknowledge, message: int = message) -> None:
+            registry = Registry(home, url)
+            registry.blobs.put(b"stray %d" % message)
+            acknowledge(publish(registry, float(message)))
+            registry.gc(grace_s=0)
+
+        outcome = traced(work, f"sendto:signal=KILL:when={message}")
+        acknowledged |= set(outcome.acknowledged)
+        registry = Registry(home, url)
+        assert acknowledged <= set(whole(registry))
+        acknowledged.add(publish(registry, float(message)))  # again: no lock is in the way
+        free_lease(registry)
+        registry.close()
+        if outcome.status == 0:
+            return message // step
+        assert outcome.status == -signal.SIGKILL, outcome
+    raise AssertionError("it never ended")
+
+
 def at_random_instants(
     home: Path, publish: Callable[[Registry, float], str], kills: int, seed: int
 ) -> int:

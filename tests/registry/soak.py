@@ -15,7 +15,7 @@ import pytest
 from rootstock_adapters.base_card import BaseCard
 from rootstock_registry import Lineage, NewPart, Registry
 
-from tests.registry.crashing import at_every_call, at_random_instants
+from tests.registry.crashing import at_every_call, at_every_message, at_random_instants
 from tests.registry.racing import race
 from tests.registry.scenes import Scene, Scenes
 
@@ -46,6 +46,12 @@ def test_every_call_that_changes_the_disk(
     )
     if fault == "signal=KILL":
         assert {outcome.status for _, outcome in runs} == {-signal.SIGKILL}
+
+
+def test_every_message_to_postgresql(home: Path, new_database: str, scenes: Scenes) -> None:
+    died = at_every_message(home, new_database, scenes.publish, step=1)
+    print(f"\nkilled at {died} messages")
+    assert died > 20
 
 
 def test_two_hundred_random_instants(home: Path, scenes: Scenes) -> None:

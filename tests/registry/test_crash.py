@@ -17,7 +17,7 @@ from rootstock_adapters.base_card import BaseCard
 from rootstock_registry import Lineage, NewPart, Registry
 from sqlalchemy import event
 
-from tests.registry.crashing import at_every_call, at_random_instants
+from tests.registry.crashing import at_every_call, at_every_message, at_random_instants
 from tests.registry.scenes import Scene, Scenes, whole
 from tests.registry.tracing import Acknowledge, can_trace, forked
 
@@ -43,6 +43,13 @@ def test_killed_at_calls_that_change_the_disk_work_is_whole_or_absent(
     runs = [outcome.status for _, outcome in at_every_call(scene, home, "signal=KILL", POINTS)]
     assert set(runs) == {-signal.SIGKILL}
     assert len(runs) >= 8
+
+
+@pytest.mark.skipif(not can_trace(), reason="strace is not here or may not attach")
+def test_killed_at_messages_to_postgresql_work_is_whole_or_absent(
+    home: Path, new_database: str, scenes: Scenes
+) -> None:
+    assert at_every_message(home, new_database, scenes.publish, step=4) > 5
 
 
 def test_killed_at_random_instants_no_acknowledged_version_is_lost(

@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Everything by which a program changes what is on a disk.
+# Everything by which a program changes what is on a disk, or tells a server to.
 CHANGES = (
     "write", "pwrite64", "pwritev", "writev", "fsync", "fdatasync", "sync_file_range", "rename",
     "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "ftruncate", "fallocate",
-    "mkdir", "mkdirat", "rmdir", "fchmod",
+    "mkdir", "mkdirat", "rmdir", "fchmod", "sendto",
 )  # fmt: skip
 _PR_SET_PTRACER, _ANYBODY = 0x59616D61, ctypes.c_ulong(-1)
 _LINE = re.compile(r"(\w+)\(")
