@@ -7,7 +7,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from rootstock_cli import registry
+from rootstock_cli import listing
 from rootstock_cli.failures import TREES, in_words
 
 Command = Callable[..., CompletedProcess[str]]
@@ -27,7 +27,7 @@ def test_a_fault_of_ours_keeps_its_details_in_a_file(
         raise ZeroDivisionError("oh")
 
     # The only way to a fault of ours is to make one.
-    monkeypatch.setattr(registry, "open_registry", break_down)
+    monkeypatch.setattr(listing, "open_registry", break_down)
     ran = rootstock("list")
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
@@ -42,7 +42,7 @@ def test_ctrl_c_exits_130_without_a_word(
     def interrupt(home: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registry, "open_registry", interrupt)
+    monkeypatch.setattr(listing, "open_registry", interrupt)
     ran = rootstock("list")
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
 

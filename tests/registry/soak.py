@@ -48,8 +48,8 @@ def test_every_call_that_changes_the_disk(
         assert {outcome.status for _, outcome in runs} == {-signal.SIGKILL}
 
 
-def test_every_message_to_postgresql(home: Path, new_database: str, scenes: Scenes) -> None:
-    died = at_every_message(home, new_database, scenes.publish, step=1)
+def test_every_message_to_postgresql(home: Path, empty_database: str, scenes: Scenes) -> None:
+    died = at_every_message(home, empty_database, scenes.publish, step=1)
     print(f"\nkilled at {died} messages")
     assert died > 20
 

@@ -47,9 +47,9 @@ def test_killed_at_calls_that_change_the_disk_work_is_whole_or_absent(
 
 @pytest.mark.skipif(not can_trace(), reason="strace is not here or may not attach")
 def test_killed_at_messages_to_postgresql_work_is_whole_or_absent(
-    home: Path, new_database: str, scenes: Scenes
+    home: Path, empty_database: str, scenes: Scenes
 ) -> None:
-    assert at_every_message(home, new_database, scenes.publish, step=4) > 5
+    assert at_every_message(home, empty_database, scenes.publish, step=4) > 5
 
 
 def test_killed_at_random_instants_no_acknowledged_version_is_lost(
