@@ -104,7 +104,7 @@ def test_what_is_pinned_is_resident_unasked_and_follows_its_alias(
     digest = registry.resolve("local", "mood").digest.removeprefix("sha256:")[:12]
     registry.close()
     until(lambda: digest in resident())
-    assert server.log.read_text().count("a pinned name means nothing yet") == 2
+    assert server.log.read_text().count("a pinned name cannot be served yet") == 2
 
 
 def test_nothing_a_caller_wrote_or_got_is_in_the_log(server) -> None:

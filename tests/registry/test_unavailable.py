@@ -40,7 +40,7 @@ def test_a_database_that_does_not_exist_is_said(home: Path, postgresql_server: s
         Registry(home, f"{postgresql_server}/nowhere")
 
 
-@pytest.mark.parametrize("url", ["", "registry.db", "mysql://me:hush@host/x", "sqlite:///x.db"])
+@pytest.mark.parametrize("url", ["registry.db", "mysql://me:hush@host/x", "sqlite:///x.db"])
 def test_another_kind_of_url_is_refused_with_the_form_of_a_right_one(home: Path, url: str) -> None:
     with pytest.raises(errors.InvalidName, match="write postgresql://USER:PASSWORD") as caught:
         Registry(home, url)

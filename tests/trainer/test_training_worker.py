@@ -41,8 +41,8 @@ def test_worker_process_turns_a_claimed_job_into_a_version(
     ended = registry.job(job.id)
     assert (ended.state, ended.error) == ("succeeded", None)
     assert ended.version_digest == registry.resolve("local", "mood:1").digest
-    (note,) = Progress.from_row(ended.progress).notes
-    assert "100 texts embedded" in note
+    notes = Progress.from_row(ended.progress).notes
+    assert "100 texts embedded" in notes[0]
 
 
 def test_bad_data_ends_the_job_in_words(
