@@ -85,6 +85,7 @@ LIMITS_MEAN = {
     "max_waiting_per_tenant": "jobs of one tenant that wait or are paused; one more is a 400",
     "jobs": "jobs that the sidecar runs at a time",
     "jobs_per_tenant": "jobs of one tenant that run at a time",
+    "jobs_together": "LoRA jobs of one tenant on one base that train in one process, as one job",
     "memory_mib": "resident memory of one job; 0 becomes half of the machine's; more ends the job",
     "seconds": "how long one job may run, over all its interruptions; more ends the job",
     "drain_s": "how long running answers may take to finish after SIGTERM",

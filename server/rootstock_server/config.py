@@ -65,6 +65,7 @@ class TrainingLimits(Section):
     max_waiting_per_tenant: Count = 100
     jobs: Count = 1
     jobs_per_tenant: Count = 1
+    jobs_together: Count = 4
     memory_mib: Annotated[int, Field(ge=0)] = 0
     seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
 

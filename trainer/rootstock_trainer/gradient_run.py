@@ -45,7 +45,7 @@ def run(spec: TrainSpec, base: Base, rows: Rows, place: Place, tell: Telling) ->
     train, watched = _watched(settings, rows, spec.seed)
     offset = 0 if rows.validation is None else len(rows.data.keys)
     held_out = (rows.held_out + offset).tolist()
-    model = base.model()
+    model = base.model() if place.member is None else place.member.model(base)
     objective = _objective(base, rows, spec.seed)
     judge = _judge(spec, base, objective, store, held_out)
     tell.note(judge.note)
@@ -57,6 +57,8 @@ def run(spec: TrainSpec, base: Base, rows: Rows, place: Place, tell: Telling) ->
         )
         figures |= _loss_figures("base_", plain.mean_loss(store, held_out))
     tuning = table.build(spec.method, model, base.card, settings, spec.seed)
+    if place.member is not None:
+        tuning = place.member.share(tuning)
     training = GradientTraining(tuning, objective, settings, spec.seed)
     checkpoints = place.checkpoints
     if checkpoints is not None:

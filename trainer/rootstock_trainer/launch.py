@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -30,15 +30,19 @@ ENVIRONMENT = {
 
 
 class Worker:
-    """One running worker process. It has a session of its own, so that a Ctrl-C in the terminal
-    reaches only who started it."""
+    """One running worker process, of one job or of several that train together. It has a session
+    of its own, so that a Ctrl-C in the terminal reaches only who started it."""
 
-    def __init__(self, home: Path, job: Job, environment: Mapping[str, str], *options: str) -> None:
-        self._job = job
+    def __init__(
+        self, home: Path, jobs: Job | Sequence[Job], environment: Mapping[str, str], *options: str
+    ) -> None:
+        self._jobs = [jobs] if isinstance(jobs, Job) else list(jobs)
         # A file, not a pipe: nobody has to read while the worker talks.
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         module = ["-m", "rootstock_trainer.worker"]
-        which = ["--home", str(home), "--job", job.id, "--fence", str(job.fence)]
+        which = ["--home", str(home)]
+        for job in self._jobs:
+            which += ["--job", job.id, "--fence", str(job.fence)]
         self._process = subprocess.Popen(
             [sys.executable, *module, *which, *options],
             env={**os.environ, **ENVIRONMENT, **environment},
@@ -80,7 +84,7 @@ class Worker:
         self._process.wait()
 
     def close(self, registry: Registry) -> str:
-        """After the process has ended: give back a job that it left as it was; returns its log.
+        """After the process has ended: give back what it left undone; returns its log.
 
         Such a job is tried again from its last checkpoint, unless its workers keep dying.
         """
@@ -90,9 +94,21 @@ class Worker:
         self._log.close()
         how = f"signal {-status}" if status < 0 else f"status {status}"
         said = f": {log.strip().splitlines()[-1]}" if log.strip() else ""
-        with suppress(Conflict):  # it has ended already, or is somebody else's
-            registry.lose_job(self._job, f"the worker process ended with {how}{said}")
+        for job in self._jobs:
+            lose(registry, job, f"the worker process ended with {how}{said}")
         return log
+
+
+def holds(registry: Registry, job: Job) -> bool:
+    """Whether this claim still has the job."""
+    now = registry.job(job.id)
+    return now.state == "running" and now.fence == job.fence
+
+
+def lose(registry: Registry, job: Job, message: str) -> None:
+    """Give `job` back if this claim still holds it, for its worker is dead."""
+    with suppress(Conflict):  # it has ended already, or is somebody else's
+        registry.lose_job(job, message)
 
 
 def fail(registry: Registry, job: Job, message: str) -> None:

@@ -17,12 +17,14 @@ class JobLimits(BaseModel):
 
     `jobs` run at once, at most `jobs_per_tenant` of one tenant. A job may hold `memory_mib` of
     resident memory (0: half of the machine's) and run `seconds`, over all its interruptions.
+    `jobs_together` LoRA jobs of a tenant on one base train in one process, and are one of `jobs`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     jobs: int = Field(default=1, ge=1)
     jobs_per_tenant: int = Field(default=1, ge=1)
+    jobs_together: int = Field(default=4, ge=1)
     memory_mib: int = Field(default=0, ge=0)
     seconds: float = Field(default=24 * 3600.0, gt=0)
 

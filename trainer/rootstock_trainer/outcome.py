@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rootstock_adapters.spec import PartSpec
 from rootstock_registry import NewPart
@@ -18,6 +18,9 @@ from rootstock_trainer.base import Base
 from rootstock_trainer.checkpoints import Checkpoints
 from rootstock_trainer.loop import Step
 from rootstock_trainer.progress import Progress, Report
+
+if TYPE_CHECKING:  # it needs transformers, which not every method does
+    from rootstock_trainer.together import Member
 
 
 class Made(NamedTuple):
@@ -36,10 +39,12 @@ class Outcome(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a run may keep things: the home for all jobs, and the checkpoints of this one."""
+    """Where a run may keep things: the home for all jobs, and the checkpoints of this one; and its
+    place among the runs that share its base, where there are others."""
 
     home: Path
     checkpoints: Checkpoints | None = None
+    member: Member | None = None
 
 
 class Telling:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from rootstock_registry.errors import Conflict, RegistryError
 
 from rootstock_trainer.compare import settle
 from rootstock_trainer.inputs import tidy
-from rootstock_trainer.launch import Worker, claimant, fail
+from rootstock_trainer.launch import Worker, claimant, fail, holds, lose
 from rootstock_trainer.lease import LEASE_S
 from rootstock_trainer.limits import JobLimits
+from rootstock_trainer.mates import claim_mates
 from rootstock_trainer.progress import Progress
 
 POLL_S = 1.0
@@ -37,43 +39,65 @@ log = logging.getLogger("rootstock.sidecar")
 
 
 class Slot:
-    """One running job: its worker process, watched until it ends."""
+    """A running job, or several that train together: their worker, watched until it ends."""
 
-    def __init__(self, registry: Registry, home: Path, job: Job, limits: JobLimits) -> None:
-        self._registry, self._home, self._job, self._limits = registry, home, job, limits
-        self._before = Progress.from_row(job.progress).seconds
+    def __init__(
+        self, registry: Registry, home: Path, jobs: Sequence[Job], limits: JobLimits
+    ) -> None:
+        self._registry, self._home, self._jobs, self._limits = registry, home, jobs, limits
+        self._before = {job.id: Progress.from_row(job.progress).seconds for job in jobs}
         self._begun = time.monotonic()
-        self._worker = Worker(home, job, ONE_THREAD, "--beside-server")
-        log.info("job %s of %s started as process %d", job.id, job.tenant, self._worker.pid)
+        self._worker = Worker(home, jobs, ONE_THREAD, "--beside-server")
+        for job in jobs:
+            log.info("job %s of %s started as process %d", job.id, job.tenant, self._worker.pid)
         _step_back(self._worker.pid)
 
     def ended(self) -> bool:
         """Look after the worker once; whether the slot is free."""
         if self._worker.running:
-            seconds = self._before + time.monotonic() - self._begun
-            why = self._limits.exceeded(self._worker.memory, seconds)
-            if why is None:
+            if self._bounded():
                 return False
-            fail(self._registry, self._job, why)  # first: the worker can register nothing now
             self._worker.kill()
         self._close()
         return True
 
     def interrupt(self) -> None:
-        """Stop the worker; its job is in the queue again, with what it has done so far."""
+        """Stop the worker; its jobs are in the queue again, with what they have done so far."""
         self._worker.stop()
-        with suppress(Conflict):  # the worker did it, or the job has ended
-            self._registry.release_job(self._job)
+        for job in self._jobs:
+            with suppress(Conflict):  # the worker did it, or the job has ended
+                self._registry.release_job(job)
         self._close()
+
+    def _bounded(self) -> bool:
+        """Whether the worker may go on. Where it may not, it can register nothing by then."""
+        memory, passed = self._worker.memory, time.monotonic() - self._begun
+        found = {job.id: self._exceeded(job, memory, passed) for job in self._jobs}
+        if not any(found.values()):
+            return True
+        held = [job for job in self._jobs if holds(self._registry, job)]
+        if len(held) > 1 and memory > self._limits.memory:
+            for job in held:  # one of them may be at fault, which each will show alone
+                lose(self._registry, job, "together the jobs needed more memory than one may have")
+            return False
+        over = {job.id for job in held if found[job.id]}
+        for job in held:
+            if why := found[job.id]:
+                fail(self._registry, job, why)
+        return any(job.id not in over for job in held)
+
+    def _exceeded(self, job: Job, memory: int, passed: float) -> str | None:
+        return self._limits.exceeded(memory, self._before[job.id] + passed)
 
     def _close(self) -> None:
         said = self._worker.close(self._registry)
-        now = self._registry.job(self._job.id)
-        log.info("job %s %s%s", now.id, now.state, f": {now.error}" if now.error else "")
-        if said.strip() and now.state == "failed":
-            log.info("its worker said:\n%s", said.rstrip())
-        if now.finished_at is not None:
-            tidy(self._home, now.id)
+        now = [self._registry.job(job.id) for job in self._jobs]
+        for job in now:
+            log.info("job %s %s%s", job.id, job.state, f": {job.error}" if job.error else "")
+            if job.finished_at is not None:
+                tidy(self._home, job.id)
+        if said.strip() and any(job.state == "failed" for job in now):
+            log.info("the worker said:\n%s", said.rstrip())
 
 
 def run(home: Path, stopping: threading.Event, limits: JobLimits | None = None) -> None:
@@ -92,7 +116,8 @@ def run(home: Path, stopping: threading.Event, limits: JobLimits | None = None) 
             if len(slots) < limits.jobs and now - looked >= POLL_S:
                 job = registry.claim_job(claimant(), LEASE_S, per_tenant=limits.jobs_per_tenant)
                 if job is not None:
-                    slots.append(Slot(registry, home, job, limits))
+                    mates = claim_mates(registry, job, claimant(), limits.jobs_together - 1)
+                    slots.append(Slot(registry, home, [job, *mates], limits))
                     continue
                 looked = now
             stopping.wait(WATCH_S if slots else POLL_S)

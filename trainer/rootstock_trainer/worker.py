@@ -1,9 +1,10 @@
-"""The process that runs one job: `python -m rootstock_trainer.worker --home H --job ID --fence N`.
+"""The process that runs a job: `python -m rootstock_trainer.worker --home H --job ID --fence N`.
 
-Whoever starts it has claimed the job; `N` is that claim's fencing token. It keeps the lease by a
-heartbeat, and refuses to know how jobs are chosen. Exit status: 0 a version was registered; 1 the
-job failed, its row says why; 3 the job is no longer this claim's, nothing was registered; 4 the
-job was put down after a checkpoint; 70 a fault of ours, its row says that too.
+Whoever starts it has claimed the job; `N` is that claim's fencing token. `--job` and `--fence`
+again, for each of several that train together. It keeps the leases by heartbeats, and refuses to
+know how jobs are chosen. Exit status, of several the first that is not 0: 0 a version was
+registered; 1 the job failed, its row says why; 3 the job is no longer this claim's, nothing was
+registered; 4 the job was put down after a checkpoint; 70 a fault of ours, its row says that too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import argparse
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rootstock_adapters.errors import ArtifactError, BaseError
 from rootstock_registry import Job, Registry
@@ -25,23 +29,40 @@ from rootstock_trainer.lease import Interrupted, Lease
 from rootstock_trainer.progress import Progress
 from rootstock_trainer.results import keep_results
 from rootstock_trainer.spec import TrainSpec
+from rootstock_trainer.worker_group import Seat, work_together
+
+if TYPE_CHECKING:
+    from rootstock_trainer.together import Member
 
 REGISTERED, FAILED, NOT_OURS, PUT_DOWN, OUR_FAULT = 0, 1, 3, 4, 70
 
 
-def work(registry: Registry, home: Path, job: Job, lease: Lease | None = None) -> int:
+def work(
+    registry: Registry,
+    home: Path,
+    job: Job,
+    lease: Lease | None = None,
+    seat: Seat | None = None,
+) -> int:
     """Run a claimed job and write its end into its row; returns the exit status."""
-    status = _worked(registry, home, job, lease)
+    status = _worked(registry, home, job, lease, seat)
     if registry.job(job.id).finished_at is not None:
         tidy(home, job.id)
     return status
 
 
-def _worked(registry: Registry, home: Path, job: Job, lease: Lease | None) -> int:
+def _worked(
+    registry: Registry, home: Path, job: Job, lease: Lease | None, seat: Seat | None
+) -> int:
     # The claim is renewed before torch, transformers and the data take their time.
     try:
         with lease or Lease(registry, job) as held:
-            _train(registry, home, job, held)
+            if seat is None:
+                _train(registry, home, job, held)
+            else:
+                member = seat()
+                with member.turn():
+                    _train(registry, home, job, held, member)
     except Interrupted as interrupted:
         return _put_down(registry, job, interrupted)
     except Conflict as error:
@@ -55,7 +76,9 @@ def _worked(registry: Registry, home: Path, job: Job, lease: Lease | None) -> in
     return REGISTERED
 
 
-def _train(registry: Registry, home: Path, job: Job, lease: Lease) -> None:
+def _train(
+    registry: Registry, home: Path, job: Job, lease: Lease, member: Member | None = None
+) -> None:
     spec = TrainSpec.parse(localized(registry, home, job))
     from rootstock_trainer.checkpoints import Checkpoints
     from rootstock_trainer.train import train
@@ -72,33 +95,47 @@ def _train(registry: Registry, home: Path, job: Job, lease: Lease) -> None:
         if progress.stage == "publishing":  # with the version the job ends, and takes no more
             lease.results(keep_results(registry, home, job))
 
-    train(spec, registry, home, job, report, checkpoints)
+    train(spec, registry, home, job, report, checkpoints, member)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rootstock_trainer.worker", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--job", required=True)
-    parser.add_argument("--fence", type=int, required=True)
+    parser.add_argument("--job", action="append", required=True)
+    parser.add_argument("--fence", type=int, action="append", required=True)
     parser.add_argument(
         "--beside-server", action="store_true", help="pause between steps while it is busy"
     )
     options = parser.parse_args(arguments)
     registry = Registry(options.home)
     try:
-        job = registry.job(options.job)
-        if job.state != "running" or job.fence != options.fence:
-            print(f"job {job.id} is held by somebody else", file=sys.stderr)
+        jobs = _held(registry, options.job, options.fence)
+        if not jobs:
             return NOT_OURS
         courtesy = Courtesy(busy_file(options.home)) if options.beside_server else None
-        lease = Lease(registry, job, courtesy)
-        signal.signal(signal.SIGTERM, lambda *_: lease.stop())
-        return work(registry, options.home, job, lease)
+        leases = [Lease(registry, job, courtesy) for job in jobs]
+        signal.signal(signal.SIGTERM, lambda *_: [lease.stop() for lease in leases])
+        if len(jobs) == 1:
+            return work(registry, options.home, jobs[0], leases[0])
+        return work_together(
+            list(zip(jobs, leases, strict=True)), partial(work, registry, options.home)
+        )
     except RegistryError as error:
         print(error.message, file=sys.stderr)
         return FAILED
     finally:
         registry.close()
+
+
+def _held(registry: Registry, ids: Sequence[str], fences: Sequence[int]) -> list[Job]:
+    """Those that these claims still hold."""
+    held = []
+    for job, fence in zip(map(registry.job, ids), fences, strict=True):
+        if job.state == "running" and job.fence == fence:
+            held.append(job)
+        else:
+            print(f"job {job.id} is held by somebody else", file=sys.stderr)
+    return held
 
 
 def _put_down(registry: Registry, job: Job, interrupted: Interrupted) -> int:
