@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from rootstock_registry import Job, Registry
-from rootstock_trainer.checkpoints import Checkpoints
 from rootstock_trainer.launch import Worker, claimant
 from rootstock_trainer.mates import claim_mates
 from rootstock_trainer.spec import TrainSpec
@@ -49,7 +48,9 @@ def test_mates_are_queued_low_rank_jobs_of_the_same_tenant_and_base(
     registry.create_tenant("acme")
     first = submit("one")
     registry.submit_job("local", head_spec.model_dump(mode="json"))
-    for number, values in enumerate(({"packing": True}, {"bf16": True}, {"rank": "many"})):
+    for number, values in enumerate(
+        ({"packing": True}, {"bf16": True}, {"rank": "many"}, {"max_seconds": 9.0})
+    ):
         submit(f"alone-{number}", **values)
     submit("other-kind", method="dora")
     submit("other-tenant", tenant="acme")
@@ -113,6 +114,5 @@ def losses_alone(registry: Registry, job: Job, folder: Path) -> list[float]:
         folder,
         held,
         lambda now: found.append(now.loss or 0.0) if now.stage == "training" else None,
-        Checkpoints(folder / "checkpoints"),
     )
     return found[::-1]

@@ -38,7 +38,8 @@ def claim_mates(registry: Registry, first: Job, owner: str, most: int) -> list[J
 def _kind(registry: Registry, job: Job) -> tuple[str, str] | None:
     """Jobs of one kind go together; None: this one goes alone.
 
-    So does a job whose worker was lost: it may be what killed it.
+    So does a job whose worker was lost, for it may be what killed it; and one whose time counts,
+    because it is bounded or compared with others'.
     """
     spec = job.spec
     method = canonical(str(spec.get("method")))
@@ -50,6 +51,8 @@ def _kind(registry: Registry, job: Job) -> tuple[str, str] | None:
         return None  # its own worker says what is wrong
     assert isinstance(settings, GradientSettings)
     if settings.packing or settings.bf16 or settings.gradient_checkpointing:
+        return None
+    if settings.max_seconds is not None or spec.get("bars"):
         return None
     events = registry.job_events(job.tenant, job.id) if job.fence else []
     if any(event.data and event.data.get("lost") for event in events):
