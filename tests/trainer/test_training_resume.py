@@ -165,7 +165,7 @@ def test_recomputed_layers_give_the_same_gradients() -> None:
 def test_a_job_that_was_stopped_and_then_killed_goes_on_to_the_same_weights(
     registry: Registry, home: Path, lora_spec: TrainSpec, claimed: Callable[[TrainSpec], Job]
 ) -> None:
-    spec = lora_spec.model_copy(update={"hyperparameters": {"n_epochs": 30}})
+    spec = lora_spec.model_copy(update={"hyperparameters": {"n_epochs": 60}})
     whole = claimed(spec)
     assert work(registry, home, whole) == REGISTERED
     job: Job | None = claimed(spec.model_copy(update={"name": "resumed"}))

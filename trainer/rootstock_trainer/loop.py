@@ -108,7 +108,7 @@ class _Run:
         self._parameters = parameters
         self._best: list[Tensor] = []
         self._optimizer = torch.optim.AdamW(
-            parameters, lr=how.learning_rate, weight_decay=how.weight_decay
+            parameters, lr=how.learning_rate, weight_decay=how.weight_decay, fused=True
         )
 
     @property
