@@ -170,3 +170,5 @@ def log_to_stderr() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    # How the database's schema is brought up to date is of no use to who reads this.
+    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,16 +81,19 @@ def at_random_instants(
     acknowledged: set[str] = set()
     Registry(home).close()
     for round_ in range(kills):
-        delay = chance.uniform(0.0005, 0.05)
+        share = chance.uniform(0.01, 1)
 
-        def work(acknowledge: Acknowledge, round_: int = round_, delay: float = delay) -> None:
+        def work(acknowledge: Acknowledge, round_: int = round_, share: float = share) -> None:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, wherever it is
             if round_ % 4 == 0:
-                signal.setitimer(signal.ITIMER_REAL, delay)
+                signal.setitimer(signal.ITIMER_REAL, 0.05 * share)
             registry = Registry(home)
             if round_ % 4:
-                signal.setitimer(signal.ITIMER_REAL, delay)
-            for number in range(10_000):
+                begun = time.monotonic()
+                acknowledge(publish(registry, float(round_ * 10_000)))
+                # A few publishes later, however fast this machine is.
+                signal.setitimer(signal.ITIMER_REAL, 4 * share * (time.monotonic() - begun))
+            for number in range(1, 10_000):
                 acknowledge(publish(registry, float(round_ * 10_000 + number)))
                 registry.gc(grace_s=0)  # dies as well, now and then
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from rootstock_registry import Job, Registry
 from rootstock_trainer import checkpoints as room
+from rootstock_trainer import launch
 from rootstock_trainer.checkpoints import MARKER, TENSORS, Checkpoints
 from rootstock_trainer.inputs import job_folder
 from rootstock_trainer.launch import Worker
@@ -163,8 +164,13 @@ def test_recomputed_layers_give_the_same_gradients() -> None:
 
 
 def test_a_job_that_was_stopped_and_then_killed_goes_on_to_the_same_weights(
-    registry: Registry, home: Path, lora_spec: TrainSpec, claimed: Callable[[TrainSpec], Job]
+    registry: Registry,
+    home: Path,
+    lora_spec: TrainSpec,
+    claimed: Callable[[TrainSpec], Job],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(launch, "STOP_S", 60.0)  # a busy machine must not kill it before it stops
     spec = lora_spec.model_copy(update={"hyperparameters": {"n_epochs": 60}})
     whole = claimed(spec)
     assert work(registry, home, whole) == REGISTERED
