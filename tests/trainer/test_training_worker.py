@@ -20,7 +20,7 @@ from rootstock_trainer import lease as lease_room
 from rootstock_trainer.errors import TrainingFailed
 from rootstock_trainer.foreground import run_foreground
 from rootstock_trainer.launch import Worker
-from rootstock_trainer.lease import Lease
+from rootstock_trainer.lease import Interrupted, Lease
 from rootstock_trainer.progress import Progress
 from rootstock_trainer.spec import TrainSpec
 from rootstock_trainer.worker import FAILED, NOT_OURS, OUR_FAULT, PUT_DOWN, REGISTERED, main, work
@@ -115,6 +115,18 @@ def test_heartbeat_renews_the_lease_and_shows_progress(
             while True:
                 lease.report(Progress("embedding", 8, 10))
                 time.sleep(0.01)
+
+
+def test_a_stop_that_comes_between_a_step_and_its_report_waits_for_a_checkpoint(
+    registry: Registry, head_spec: TrainSpec, claimed: Callable[[TrainSpec], Job]
+) -> None:
+    with Lease(registry, claimed(head_spec)) as lease:
+        assert not lease.interrupted
+        lease.stop()
+        lease.report(Progress("training", 1, 10))
+        assert lease.interrupted
+        with pytest.raises(Interrupted):
+            lease.report(Progress("training", 2, 10))
 
 
 def test_our_own_fault_is_one_sentence_in_the_row_and_a_traceback_in_the_log(

@@ -49,6 +49,7 @@ class Lease:
         self._ended = threading.Event()
         self._lost: Conflict | None = None
         self._why: Why | None = None
+        self._announced = False  # whether who trains had the time for a checkpoint since
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Lease:
@@ -72,10 +73,12 @@ class Lease:
     @property
     def interrupted(self) -> bool:
         """Whether the next report raises, so that now is the time for a checkpoint."""
-        return self._why is not None or self._lost is not None
+        self._announced = self._why is not None
+        return self._announced or self._lost is not None
 
     def report(self, progress: Progress) -> None:
-        """Raises Conflict once the job was taken over, Interrupted where it is to be put down."""
+        """Raises Conflict once the job was taken over, Interrupted where it is to be put down: in
+        training once `interrupted` has said so, or two reports have passed."""
         if self._lost is not None:
             raise self._lost
         new_stage = progress.stage != self._progress.stage
@@ -84,8 +87,10 @@ class Lease:
             self._tell_stage(progress)
         if progress.stage == "training":
             self._tell_metrics(progress)
-        if self._why is not None:
+        if self._why is not None and (self._announced or progress.stage != "training"):
             raise Interrupted(self._why)
+        # What came behind the step's last look waits for one step more, and its checkpoint.
+        self._announced = self._why is not None
         if self._courtesy is not None:
             self._courtesy.give_way()
 
