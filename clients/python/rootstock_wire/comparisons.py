@@ -21,6 +21,7 @@ from rootstock_wire.methods import (
     canonical,
     parse_settings,
 )
+from rootstock_wire.pages import Listed
 
 MAX_VARIANTS = 32
 MAX_SEEDS = 10
@@ -221,11 +222,10 @@ class ComparisonResult(Answer):
     recommendation: Recommendation
 
 
-class Comparison(Answer):
+class Comparison(Listed):
     """A comparison as `/v1/comparisons` shows it. `jobs` are fine-tuning jobs; `result` is there
     once all of them have ended."""
 
-    id: str
     object: Literal["comparison"] = "comparison"
     created_at: int
     finished_at: int | None = None

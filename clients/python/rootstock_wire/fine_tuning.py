@@ -6,12 +6,13 @@ what a method does with its hyperparameters, and how a job is run.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from rootstock_wire.fields import Answer, Ask, ModelName, only
 from rootstock_wire.methods import Method, Settings
+from rootstock_wire.pages import Listed
 
 MAX_METADATA = 16
 MAX_SEED = 2**32 - 1
@@ -61,8 +62,7 @@ class CreateJobRequest(Ask):
         return self
 
 
-class FileObject(Answer):
-    id: str
+class FileObject(Listed):
     bytes: int
     created_at: int
     filename: str
@@ -91,8 +91,7 @@ class Hyperparameters(Answer):
     learning_rate_multiplier: float | None = None
 
 
-class FineTuningJob(Answer):
-    id: str
+class FineTuningJob(Listed):
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
     finished_at: int | None
@@ -115,8 +114,7 @@ class FineTuningJob(Answer):
     priority: int = 0
 
 
-class FineTuningJobEvent(Answer):
-    id: str
+class FineTuningJobEvent(Listed):
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     created_at: int
     level: str
@@ -135,35 +133,10 @@ class CheckpointMetrics(Answer):
     full_valid_mean_token_accuracy: float | None = None
 
 
-class FineTuningJobCheckpoint(Answer):
-    id: str
+class FineTuningJobCheckpoint(Listed):
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     created_at: int
     fine_tuning_job_id: str
     fine_tuned_model_checkpoint: str
     step_number: int
     metrics: CheckpointMetrics
-
-
-Item = TypeVar("Item", FileObject, FineTuningJob, FineTuningJobEvent, FineTuningJobCheckpoint)
-
-
-class Page(Answer, Generic[Item]):
-    """A part of a list; the next one begins `after` its `last_id`."""
-
-    object: Literal["list"] = "list"
-    data: list[Item]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-    @classmethod
-    def of(cls, items: list[Item], limit: int) -> Page[Item]:
-        """From up to `limit` + 1 items: the one too many says that there are more."""
-        shown = items[:limit]
-        return cls(
-            data=shown,
-            first_id=shown[0].id if shown else None,
-            last_id=shown[-1].id if shown else None,
-            has_more=len(items) > limit,
-        )

@@ -6,11 +6,12 @@ with `first_id`, `last_id` and `has_more`. Refuses to know how they are stored.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from rootstock_wire.fields import Answer, Ask
+from rootstock_wire.pages import Listed
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
@@ -21,20 +22,18 @@ Name = Annotated[str, Field(min_length=1, max_length=64)]
 Gate = Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class RegisteredBase(Answer):
+class RegisteredBase(Listed):
     """A base that versions can be made for; `id` is its name."""
 
-    id: str
     object: Literal["base"] = "base"
     fingerprint: str
     task: str
     model_type: str
 
 
-class Adapter(Answer):
+class Adapter(Listed):
     """An adapter; `base` and `kinds` are those of its latest version. `id` is its name."""
 
-    id: str
     object: Literal["adapter"] = "adapter"
     base: str
     kinds: list[str]
@@ -42,10 +41,9 @@ class Adapter(Answer):
     aliases: dict[str, int]
 
 
-class AdapterVersion(Answer):
+class AdapterVersion(Listed):
     """A version as a list shows it; `id` is its reference, `triage:4`, `size` its parts' bytes."""
 
-    id: str
     object: Literal["adapter.version"] = "adapter.version"
     adapter: str
     number: int
@@ -79,20 +77,18 @@ class AdapterVersionDetail(AdapterVersion):
     signed_by: list[str]
 
 
-class Alias(Answer):
+class Alias(Listed):
     """A movable name; `id` is `triage@prod`, `version` the number that it means now."""
 
-    id: str
     object: Literal["alias"] = "alias"
     adapter: str
     alias: str
     version: int
 
 
-class AliasMove(Answer):
+class AliasMove(Listed):
     """One move of an alias; `version` is null where it was taken away."""
 
-    id: str
     object: Literal["alias.move"] = "alias.move"
     version: int | None
     moved_at: int
@@ -104,19 +100,6 @@ class Deleted(Answer):
     id: str
     object: str
     deleted: Literal[True] = True
-
-
-Item = TypeVar("Item", bound=Answer)
-
-
-class Page(Answer, Generic[Item]):
-    """Part of a list; `after=last_id` continues it while `has_more`."""
-
-    object: Literal["list"] = "list"
-    data: list[Item]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 Number = Annotated[int, Field(ge=1, le=999_999_999)]

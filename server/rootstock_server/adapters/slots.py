@@ -61,6 +61,7 @@ class Slots:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._backend, self._dtype = backend, dtype
+        self._slot_dtype = self._zeros(0).dtype  # the backend's choice
         self._groups = list(groups)
         self._place = {p: (g, m) for g in groups for m, p in enumerate(g.paths)}
         self._max_rank = min(max_rank, BUCKETS[-1])
@@ -148,7 +149,7 @@ class Slots:
 
     def _blank(self, *shape: int) -> Tensor:
         """In ordinary memory, wherever the slots are."""
-        return torch.zeros(shape, dtype=self._zeros(0).dtype)
+        return torch.zeros(shape, dtype=self._slot_dtype)
 
     def _zeros(self, *shape: int) -> Tensor:
         return self._backend.slot_zeros(*shape, dtype=self._dtype)

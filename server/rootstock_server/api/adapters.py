@@ -10,13 +10,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from rootstock_registry import KeyOwner
+from rootstock_wire.pages import Page
 from rootstock_wire.registry import (
     Adapter,
     AdapterVersion,
     AdapterVersionDetail,
     AddEvaluation,
     Deleted,
-    Page,
     RegisteredBase,
     YankVersion,
 )
@@ -58,7 +58,7 @@ def _adapters(router: APIRouter, handle: Handle) -> None:
         found = await ask(
             handle.registry.adapter_page, caller.tenant, after=page.after, limit=page.limit
         )
-        return shapes.page([shapes.adapter(each) for each in found.data], found.has_more)
+        return Page.whole([shapes.adapter(each) for each in found.data], has_more=found.has_more)
 
     @router.get("/adapters/{name}")
     async def get_adapter(name: str, request: Request) -> Adapter:
@@ -91,7 +91,7 @@ def _versions(router: APIRouter, handle: Handle) -> None:
         found = await ask(
             handle.registry.version_page, caller.tenant, name, after=after, limit=page.limit
         )
-        return shapes.page([shapes.version(each) for each in found.data], found.has_more)
+        return Page.whole([shapes.version(each) for each in found.data], has_more=found.has_more)
 
     @router.get(place + "/{number}")
     async def get_version(name: str, number: Number, request: Request) -> AdapterVersionDetail:

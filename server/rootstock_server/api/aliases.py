@@ -9,7 +9,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from rootstock_registry import KeyOwner, gates
-from rootstock_wire.registry import Alias, AliasMove, Deleted, MoveAlias, Page, RollBackAlias
+from rootstock_wire.pages import Page
+from rootstock_wire.registry import Alias, AliasMove, Deleted, MoveAlias, RollBackAlias
 
 from rootstock_server.api import registry_shapes as shapes
 from rootstock_server.api.adapters import Listed, allowed
@@ -51,7 +52,7 @@ def _read(router: APIRouter, handle: Handle) -> None:
             after=page.after, limit=page.limit,
         )  # fmt: skip
         data = [shapes.alias(each.adapter, each.alias, each.number) for each in found.data]
-        return shapes.page(data, found.has_more)
+        return Page.whole(data, has_more=found.has_more)
 
     @router.get(PLACE)
     async def get_alias(adapter: str, alias: str, request: Request) -> Alias:

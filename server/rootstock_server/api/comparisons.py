@@ -21,8 +21,9 @@ from rootstock_wire.comparisons import (
     hyperparameters,
     variants_for,
 )
-from rootstock_wire.fine_tuning import MAX_PAGE, CreateJobRequest, Page
+from rootstock_wire.fine_tuning import MAX_PAGE, CreateJobRequest
 from rootstock_wire.methods import to_message
+from rootstock_wire.pages import Page
 
 from rootstock_server.api.fine_tuning_spec import row_of
 from rootstock_server.api.handle import Handle

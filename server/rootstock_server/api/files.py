@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from rootstock_registry import KeyOwner, Registry
 from rootstock_registry.records_work import StoredFile
-from rootstock_wire.fine_tuning import FileDeleted, FileObject, Page
+from rootstock_wire.fine_tuning import FileDeleted, FileObject
+from rootstock_wire.pages import Page
 from starlette.datastructures import UploadFile
 
 from rootstock_server.api.handle import Handle

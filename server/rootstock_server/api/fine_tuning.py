@@ -17,8 +17,8 @@ from rootstock_wire.fine_tuning import (
     FineTuningJob,
     FineTuningJobCheckpoint,
     FineTuningJobEvent,
-    Page,
 )
+from rootstock_wire.pages import Page
 
 from rootstock_server.api.fine_tuning_objects import checkpoint_object, event_object, job_object
 from rootstock_server.api.fine_tuning_spec import row_of

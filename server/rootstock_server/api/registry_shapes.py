@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from rootstock_adapters.base_card import BaseCard
@@ -16,12 +16,9 @@ from rootstock_registry import evaluations as measured
 from rootstock_registry.records import AliasMove as Move
 from rootstock_registry.records import VersionSummary
 from rootstock_wire import registry as wire
+from rootstock_wire.pages import Item, Page
 
 from rootstock_server.errors import BadRequest
-
-Item = TypeVar(
-    "Item", wire.Adapter, wire.AdapterVersion, wire.Alias, wire.AliasMove, wire.RegisteredBase
-)
 
 
 class PageQuery(BaseModel):
@@ -33,13 +30,7 @@ class PageQuery(BaseModel):
     after: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
 
-def page(data: Sequence[Item], has_more: bool) -> wire.Page[Item]:
-    ids = [each.id for each in data]
-    first, last = (ids[0], ids[-1]) if ids else (None, None)
-    return wire.Page(data=list(data), first_id=first, last_id=last, has_more=has_more)
-
-
-def page_of(everything: Sequence[Item], query: PageQuery) -> wire.Page[Item]:
+def page_of(everything: Sequence[Item], query: PageQuery) -> Page[Item]:
     """The page of a short list that is at hand as a whole."""
     start = 0
     if query.after is not None:
@@ -48,7 +39,7 @@ def page_of(everything: Sequence[Item], query: PageQuery) -> wire.Page[Item]:
             raise BadRequest(f"after: {query.after} is not in this list", param="after")
         start = ids.index(query.after) + 1
     end = start + query.limit
-    return page(everything[start:end], has_more=end < len(everything))
+    return Page.whole(everything[start:end], has_more=end < len(everything))
 
 
 def number_after(query: PageQuery, name: str) -> int | None:
