@@ -22,11 +22,10 @@ from rootstock_wire.registry import (
 )
 
 from rootstock_server.api import registry_shapes as shapes
+from rootstock_server.api.caller import caller_of
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.openai import caller_of
 from rootstock_server.api.registry_calls import ask
 from rootstock_server.api.registry_shapes import PageQuery
-from rootstock_server.tenancy.auth import check_role
 
 Listed = Annotated[PageQuery, Query()]
 Number = Annotated[int, Path(ge=1, le=999_999_999)]
@@ -68,7 +67,7 @@ def _adapters(router: APIRouter, handle: Handle) -> None:
     @router.delete("/adapters/{name}")
     async def delete_adapter(name: str, request: Request, force: bool = False) -> Deleted:
         """All its versions. With `force`, aliases and routes do not keep it."""
-        caller = allowed(request, "admin")
+        caller = caller_of(request, "admin")
         await ask(handle.registry.delete_adapter, caller.tenant, name, force=force)
         return Deleted(id=name, object="adapter")
 
@@ -101,13 +100,13 @@ def _versions(router: APIRouter, handle: Handle) -> None:
     async def yank_version(
         name: str, number: Number, body: YankVersion, request: Request
     ) -> AdapterVersionDetail:
-        caller = allowed(request, "publisher")
+        caller = caller_of(request, "publisher")
         await ask(handle.registry.yank, caller.tenant, f"{name}:{number}", body.reason)
         return await detail(caller, name, number)
 
     @router.post(place + "/{number}/unyank")
     async def unyank_version(name: str, number: Number, request: Request) -> AdapterVersionDetail:
-        caller = allowed(request, "publisher")
+        caller = caller_of(request, "publisher")
         await ask(handle.registry.unyank, caller.tenant, f"{name}:{number}")
         return await detail(caller, name, number)
 
@@ -115,7 +114,7 @@ def _versions(router: APIRouter, handle: Handle) -> None:
     async def evaluate_version(
         name: str, number: Number, body: AddEvaluation, request: Request
     ) -> AdapterVersionDetail:
-        caller = allowed(request, "publisher")
+        caller = caller_of(request, "publisher")
         ref, dataset = f"{name}:{number}", body.dataset_digest
         await ask(handle.registry.evidence.evaluate, caller.tenant, ref, body.metrics, dataset)
         return await detail(caller, name, number)
@@ -125,11 +124,6 @@ def _versions(router: APIRouter, handle: Handle) -> None:
         name: str, number: Number, request: Request, force: bool = False
     ) -> Deleted:
         """With `force`, aliases that mean it and routes that name it do not keep it."""
-        caller, ref = allowed(request, "admin"), f"{name}:{number}"
+        caller, ref = caller_of(request, "admin"), f"{name}:{number}"
         await ask(handle.registry.delete_version, caller.tenant, ref, force=force)
         return Deleted(id=ref, object="adapter.version")
-
-
-def allowed(request: Request, needs: str) -> KeyOwner:
-    """The caller, whose role is large enough. Raises Forbidden."""
-    return check_role(caller_of(request), needs)

@@ -13,9 +13,9 @@ from rootstock_wire.pages import Page
 from rootstock_wire.registry import Alias, AliasMove, Deleted, MoveAlias, RollBackAlias
 
 from rootstock_server.api import registry_shapes as shapes
-from rootstock_server.api.adapters import Listed, allowed
+from rootstock_server.api.adapters import Listed
+from rootstock_server.api.caller import caller_of
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.openai import caller_of
 from rootstock_server.api.registry_calls import ask
 from rootstock_server.api.registry_shapes import PageQuery
 from rootstock_server.errors import BadRequest, Unknown
@@ -74,7 +74,7 @@ def _read(router: APIRouter, handle: Handle) -> None:
 def _move(router: APIRouter, handle: Handle) -> None:
     @router.post(PLACE)
     async def move_alias(adapter: str, alias: str, body: MoveAlias, request: Request) -> Alias:
-        caller = allowed(request, "publisher")
+        caller = caller_of(request, "publisher")
         demanded = await ask(gates.parse, body.require)
         if demanded.signed and handle.trust.key is None:
             raise BadRequest(
@@ -93,7 +93,7 @@ def _move(router: APIRouter, handle: Handle) -> None:
         adapter: str, alias: str, body: RollBackAlias, request: Request
     ) -> Alias:
         """To what it meant before, as far back as that can still be served."""
-        caller = allowed(request, "publisher")
+        caller = caller_of(request, "publisher")
         version = await ask(
             handle.registry.rollback, caller.tenant, adapter, alias, expected=body.expected
         )
@@ -104,6 +104,6 @@ def _move(router: APIRouter, handle: Handle) -> None:
         adapter: str, alias: str, request: Request, force: bool = False
     ) -> Deleted:
         """With `force`, a route that goes through it does not keep it."""
-        caller = allowed(request, "publisher")
+        caller = caller_of(request, "publisher")
         await ask(handle.registry.delete_alias, caller.tenant, adapter, alias, force=force)
         return Deleted(id=f"{adapter}@{alias}", object="alias")

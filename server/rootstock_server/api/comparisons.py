@@ -25,12 +25,11 @@ from rootstock_wire.fine_tuning import MAX_PAGE, CreateJobRequest
 from rootstock_wire.methods import to_message
 from rootstock_wire.pages import Page
 
+from rootstock_server.api.caller import caller_of
 from rootstock_server.api.fine_tuning_spec import row_of
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.openai import caller_of
-from rootstock_server.api.work import in_words
+from rootstock_server.api.registry_calls import openai_words
 from rootstock_server.errors import BadRequest, UnknownModel
-from rootstock_server.tenancy.auth import check_role
 
 
 def routes(handle: Handle) -> APIRouter:
@@ -39,7 +38,7 @@ def routes(handle: Handle) -> APIRouter:
     @router.post("/comparisons")
     async def create_comparison(body: ComparisonRequest, request: Request) -> Comparison:
         """All jobs are queued, or none is."""
-        caller = check_role(caller_of(request), "publisher")
+        caller = caller_of(request, "publisher")
         return _shown(await asyncio.to_thread(_create, handle, caller, body))
 
     @router.get("/comparisons")
@@ -49,8 +48,8 @@ def routes(handle: Handle) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
     ) -> Page[Comparison]:
         """Newest first."""
-        tenant = check_role(caller_of(request), "publisher").tenant
-        with in_words("after"):
+        tenant = caller_of(request, "publisher").tenant
+        with openai_words("after"):
             found = await asyncio.to_thread(
                 handle.registry.comparisons, tenant, limit=limit + 1, after=after
             )
@@ -58,8 +57,8 @@ def routes(handle: Handle) -> APIRouter:
 
     @router.get("/comparisons/{comparison_id}")
     async def retrieve_comparison(comparison_id: str, request: Request) -> Comparison:
-        tenant = check_role(caller_of(request), "publisher").tenant
-        with in_words("comparison_id"):
+        tenant = caller_of(request, "publisher").tenant
+        with openai_words("comparison_id"):
             return _shown(
                 await asyncio.to_thread(handle.registry.comparison, tenant, comparison_id)
             )
@@ -121,7 +120,7 @@ def _queued(
     runs: list[dict[str, Any]] = []
     try:
         for label, seed, row in rows:
-            with in_words():
+            with openai_words():
                 job = registry.submit_job(tenant, row, max_waiting=waiting)
             runs.append({"label": label, "seed": seed, "job": job.id})
     except BadRequest:

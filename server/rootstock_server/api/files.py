@@ -18,11 +18,10 @@ from rootstock_wire.fine_tuning import FileDeleted, FileObject
 from rootstock_wire.pages import Page
 from starlette.datastructures import UploadFile
 
+from rootstock_server.api.caller import caller_of
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.openai import caller_of
-from rootstock_server.api.work import in_words
+from rootstock_server.api.registry_calls import openai_words
 from rootstock_server.errors import BadRequest
-from rootstock_server.tenancy.auth import check_role
 
 PURPOSE = "fine-tune"
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -57,13 +56,13 @@ def routes(handle: Handle) -> APIRouter:
 
     @router.post("/files", openapi_extra=UPLOAD_FORM)
     async def upload(request: Request) -> FileObject:
-        caller = _publisher(request)
+        caller = caller_of(request, "publisher")
         form = request.form(max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES)
         async with form as fields, one:
             file = _checked_form(fields)
             name = PurePosixPath(file.filename or "").name
             data = await file.read()
-            with in_words("file"):
+            with openai_words("file"):
                 await asyncio.to_thread(check, name, data)
                 stored = await asyncio.to_thread(_add, handle, caller.tenant, name, data)
         return _object(stored)
@@ -76,32 +75,32 @@ def routes(handle: Handle) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MAX_FILES_PAGE)] = MAX_FILES_PAGE,
         order: Literal["asc", "desc"] = "desc",
     ) -> Page[FileObject]:
-        tenant = _publisher(request).tenant
+        tenant = caller_of(request, "publisher").tenant
 
         def read() -> list[StoredFile]:
             return handle.registry.files(
                 tenant, purpose=purpose, after=after, limit=limit + 1, order=order
             )
 
-        with in_words("after"):
+        with openai_words("after"):
             found = await asyncio.to_thread(read)
         return Page[FileObject].of([_object(stored) for stored in found], limit)
 
     @router.get("/files/{file_id}")
     async def retrieve_file(file_id: str, request: Request) -> FileObject:
-        return _object(await _stored(handle.registry, _publisher(request), file_id))
+        return _object(await _stored(handle.registry, caller_of(request, "publisher"), file_id))
 
     @router.get("/files/{file_id}/content")
     async def file_content(file_id: str, request: Request) -> Response:
-        stored = await _stored(handle.registry, _publisher(request), file_id)
+        stored = await _stored(handle.registry, caller_of(request, "publisher"), file_id)
         data = await asyncio.to_thread(handle.registry.blobs.get, stored.digest)
         return Response(data, media_type="application/octet-stream")
 
     @router.delete("/files/{file_id}")
     async def delete_file(file_id: str, request: Request) -> FileDeleted:
         """Jobs that still need the file will fail, and say so."""
-        with in_words("file_id"):
-            tenant = _publisher(request).tenant
+        with openai_words("file_id"):
+            tenant = caller_of(request, "publisher").tenant
             await asyncio.to_thread(handle.registry.delete_file, tenant, file_id)
         return FileDeleted(id=file_id)
 
@@ -163,12 +162,8 @@ def _checked_form(fields: Mapping[str, UploadFile | str]) -> UploadFile:
 
 
 async def _stored(registry: Registry, caller: KeyOwner, file_id: str) -> StoredFile:
-    with in_words("file_id"):
+    with openai_words("file_id"):
         return await asyncio.to_thread(registry.file, caller.tenant, file_id)
-
-
-def _publisher(request: Request) -> KeyOwner:
-    return check_role(caller_of(request), "publisher")
 
 
 def _object(stored: StoredFile) -> FileObject:

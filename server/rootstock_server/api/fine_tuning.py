@@ -20,12 +20,11 @@ from rootstock_wire.fine_tuning import (
 )
 from rootstock_wire.pages import Page
 
+from rootstock_server.api.caller import caller_of
 from rootstock_server.api.fine_tuning_objects import checkpoint_object, event_object, job_object
 from rootstock_server.api.fine_tuning_spec import row_of
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.openai import caller_of
-from rootstock_server.api.work import in_words
-from rootstock_server.tenancy.auth import check_role
+from rootstock_server.api.registry_calls import openai_words
 
 After = Annotated[str | None, Query(max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
@@ -40,20 +39,20 @@ def routes(handle: Handle) -> APIRouter:
         body: CreateJobRequest, request: Request, idempotency_key: IdempotencyKey = None
     ) -> FineTuningJob:
         """The same Idempotency-Key again, with the same body, gives the same job."""
-        caller = _publisher(request)
+        caller = caller_of(request, "publisher")
         return await asyncio.to_thread(_create, handle, caller, body, idempotency_key)
 
     @router.get("/jobs")
     async def list_jobs(
         request: Request, after: After = None, limit: Limit = 20
     ) -> Page[FineTuningJob]:
-        tenant = _publisher(request).tenant
+        tenant = caller_of(request, "publisher").tenant
         wanted = _metadata_filter(request)
 
         def read() -> list[FineTuningJob]:
             return _page_of_jobs(handle, tenant, wanted, after, limit + 1)
 
-        with in_words("after"):
+        with openai_words("after"):
             found = await asyncio.to_thread(read)
         return Page[FineTuningJob].of(found, limit)
 
@@ -80,8 +79,8 @@ def routes(handle: Handle) -> APIRouter:
         job_id: str, request: Request, after: After = None, limit: Limit = 20
     ) -> Page[FineTuningJobEvent]:
         """Newest first."""
-        tenant = _publisher(request).tenant
-        with in_words():
+        tenant = caller_of(request, "publisher").tenant
+        with openai_words():
             found = await asyncio.to_thread(
                 handle.registry.job_events, tenant, job_id, after, limit + 1
             )
@@ -92,8 +91,8 @@ def routes(handle: Handle) -> APIRouter:
         job_id: str, request: Request, after: After = None, limit: Limit = 10
     ) -> Page[FineTuningJobCheckpoint]:
         """Newest first."""
-        tenant = _publisher(request).tenant
-        with in_words():
+        tenant = caller_of(request, "publisher").tenant
+        with openai_words():
             job = await asyncio.to_thread(handle.registry.tenant_job, tenant, job_id)
             found = await asyncio.to_thread(
                 handle.registry.job_checkpoints, tenant, job_id, after, limit + 1
@@ -109,7 +108,7 @@ def _create(
 ) -> FineTuningJob:
     registry = handle.registry
     row = row_of(handle, caller, body)
-    with in_words():
+    with openai_words():
         job = registry.submit_job(
             caller.tenant,
             row,
@@ -139,8 +138,8 @@ def _page_of_jobs(
 async def _job(
     handle: Handle, request: Request, job_id: str, act: Callable[[Registry, str, str], Job]
 ) -> FineTuningJob:
-    tenant = _publisher(request).tenant
-    with in_words("fine_tuning_job_id"):
+    tenant = caller_of(request, "publisher").tenant
+    with openai_words("fine_tuning_job_id"):
         job = await asyncio.to_thread(act, handle.registry, tenant, job_id)
     return await asyncio.to_thread(job_object, handle.registry, job)
 
@@ -152,7 +151,3 @@ def _metadata_filter(request: Request) -> dict[str, str]:
         for name, value in request.query_params.items()
         if name.startswith("metadata[") and name.endswith("]")
     }
-
-
-def _publisher(request: Request) -> KeyOwner:
-    return check_role(caller_of(request), "publisher")

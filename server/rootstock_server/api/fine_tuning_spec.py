@@ -15,7 +15,7 @@ from rootstock_wire.fine_tuning import CreateJobRequest
 from rootstock_wire.methods import canonical, parse_settings, to_message
 
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.work import in_words
+from rootstock_server.api.registry_calls import openai_words
 from rootstock_server.errors import BadRequest, UnknownModel
 
 DEFAULT_METHOD = "supervised"
@@ -34,7 +34,7 @@ def row_of(handle: Handle, caller: KeyOwner, body: CreateJobRequest) -> dict[str
     files = {"data": body.training_file, "validation": body.validation_file}
     for field, param in (("data", "training_file"), ("validation", "validation_file")):
         if files[field] is not None:
-            with in_words(param):
+            with openai_words(param):
                 handle.registry.file(caller.tenant, files[field])
     asked = body.model_dump(exclude={"method", "hyperparameters", "priority", "integrations"})
     asked["method"] = to_message(method, chosen)
@@ -69,9 +69,9 @@ def _names(body: CreateJobRequest, asked: dict[str, Any]) -> tuple[str, str | No
     promote = (body.metadata or {}).get("promote")
     # Without a suffix, the base's name with a mark of what was asked: the same again is the same.
     mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-    with in_words("suffix"):
+    with openai_words("suffix"):
         name = check_name("suffix", body.suffix or f"{body.model[:55]}-{mark}")
     if promote is not None:
-        with in_words("metadata.promote"):
+        with openai_words("metadata.promote"):
             check_name("metadata.promote", promote)
     return name, promote

@@ -8,9 +8,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from rootstock_wire.native import Classification, ClassifyBody, ClassifyRequest, TaskBody
 
+from rootstock_server.api.caller import caller_of
 from rootstock_server.api.combine import heads_of
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.openai import answer, caller_of, generate
+from rootstock_server.api.openai import answer, generate
 
 
 def routes(handle: Handle) -> APIRouter:

@@ -33,6 +33,7 @@ from rootstock_wire.openai import (
 from starlette.types import Send
 
 from rootstock_server.api import answers, catalogue
+from rootstock_server.api.caller import caller_of
 from rootstock_server.api.combine import target_of
 from rootstock_server.api.handle import Begun, Embedded, Handle
 from rootstock_server.api.refusals import sse, sse_error
@@ -72,11 +73,6 @@ def routes(handle: Handle) -> APIRouter:
         return answer(await asyncio.to_thread(_embeddings, embedded, as_text))
 
     return router
-
-
-def caller_of(request: Request) -> KeyOwner:
-    """Whom the outermost skin has let in."""
-    return cast(KeyOwner, request.scope["caller"])
 
 
 def answer(message: Any) -> Response:

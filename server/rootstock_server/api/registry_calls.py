@@ -1,4 +1,4 @@
-"""The registry asked on a thread, with its errors translated.
+"""The registry asked, with its errors translated.
 
 The one place of the HTTP door that knows the registry's error tree. Refuses to know the routes.
 """
@@ -6,7 +6,8 @@ The one place of the HTTP door that knows the registry's error tree. Refuses to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from rootstock_registry import errors as theirs
@@ -31,9 +32,27 @@ TRANSLATED: dict[type[theirs.RegistryError], type[errors.RootstockError]] = {
 
 
 async def ask(work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """What `work` of the registry returns. Raises the server's error for each of the registry's."""
+    """What `work` of the registry returns, on a thread. Raises the server's error for its own."""
     try:
         return await asyncio.to_thread(work, *args, **kwargs)
     except theirs.RegistryError as error:
-        known = (TRANSLATED[cls] for cls in type(error).__mro__ if cls in TRANSLATED)
-        raise next(known, errors.ServerFault)(error.message) from error
+        raise translate(error) from error
+
+
+@contextmanager
+def openai_words(param: str | None = None) -> Iterator[None]:
+    """Around calls about files and jobs; `param` is the field that named what may be missing.
+
+    A conflict is a 400 here, as OpenAI answers it: its clients send a request with a 409 again.
+    """
+    try:
+        yield
+    except theirs.Conflict as error:
+        raise errors.BadRequest(error.message, param=param) from None
+    except theirs.RegistryError as error:
+        raise translate(error, param) from error
+
+
+def translate(error: theirs.RegistryError, param: str | None = None) -> errors.RootstockError:
+    known = (TRANSLATED[cls] for cls in type(error).__mro__ if cls in TRANSLATED)
+    return next(known, errors.ServerFault)(error.message, param=param)
