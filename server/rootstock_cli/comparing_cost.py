@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
+from rootstock_wire.comparisons import BASE
 
 from rootstock_cli.private_server import private_server
 from rootstock_cli.shipped import Source
@@ -25,6 +26,7 @@ ROUNDS = 7
 ASKED = 4  # different rows of the data, taken in turns
 NEW_TOKENS = 32
 TEXTS_AT_ONCE = 16
+ASKED_WITH = ("prompt", "source_lang", "target_lang")  # of a row; the last two are a translator's
 LONGEST = 1000  # characters of a row that is asked with: it must fit the context with its answer
 
 
@@ -52,20 +54,23 @@ def with_cost(
     ):
         subjects = {entry.label: entry.versions[0] for entry in served}
         costs = measure(client, base.name, subjects, asks)
-    entries = [_priced(entry, costs, base.name) for entry in table.entries]
+    entries = [_priced(entry, costs) for entry in table.entries]
     return table.model_copy(update={"entries": entries})
 
 
 def measure(
     client: Client, base: str, subjects: Mapping[str, str], asks: Sequence[dict[str, Any]]
 ) -> dict[str, Cost]:
-    """The cost of the base under its own name, and of each subject under its label."""
+    """The cost of the base under BASE, and of each subject (label: model) under its label.
+
+    A subject that the server refuses is told of on stderr, and left out.
+    """
     from rootstock_client import ApiError
 
     ways: dict[str, Way] = {}
-    for label, model in {base: base, **subjects}.items():
+    for label, model in {**subjects, BASE: base}.items():
         try:
-            ways[label] = way = _way(client, model, label == base, asks)
+            ways[label] = way = _way(client, model, label == BASE, asks)
             for ask in asks:  # loads the version, and is not counted
                 way.short(ask)
             way.long(asks[0])
@@ -106,7 +111,7 @@ def _way(client: Client, model: str, is_base: bool, asks: Sequence[dict[str, Any
         options = {"max_tokens": tokens, "ignore_eos": True, "temperature": 0.0}
         if "messages" in ask:
             return client.chat(model, ask["messages"], **options).usage.completion_tokens
-        return client.complete(model, ask["prompt"], **options).usage.completion_tokens
+        return client.complete(model, **ask, **options).usage.completion_tokens
 
     return Way(lambda ask: write(ask, 1), lambda ask: write(ask, NEW_TOKENS))
 
@@ -128,9 +133,9 @@ def _asks(data: Path, text_column: str) -> list[dict[str, Any]]:
     for record in records:
         fields = record.fields
         if fields.get("messages"):
-            asks.append({"messages": fields["messages"][:-1]})
+            asks.append({"messages": [_said(turn) for turn in fields["messages"][:-1]]})
         elif fields.get("prompt"):
-            asks.append({"prompt": fields["prompt"]})
+            asks.append({name: fields[name] for name in ASKED_WITH if fields.get(name)})
         elif fields.get(text_column):
             asks.append({"input": str(fields[text_column])})
     fitting = [ask for ask in asks if len(str(ask)) <= LONGEST]
@@ -138,12 +143,14 @@ def _asks(data: Path, text_column: str) -> list[dict[str, Any]]:
     return [fitting[i * len(fitting) // count] for i in range(count)]
 
 
-def _priced(entry: Entry, costs: Mapping[str, Cost], base: str) -> Entry:
-    if base not in costs:
-        return entry
-    alone = costs[base]
-    cost = alone if entry.label == "base" else costs.get(entry.label)
-    if cost is None:
+def _said(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn without its weight, which only training reads."""
+    return {name: value for name, value in turn.items() if name != "weight"}
+
+
+def _priced(entry: Entry, costs: Mapping[str, Cost]) -> Entry:
+    alone, cost = costs.get(BASE), costs.get(entry.label)
+    if alone is None or cost is None:
         return entry
     return entry.model_copy(
         update={

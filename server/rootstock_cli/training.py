@@ -54,6 +54,9 @@ def train(
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave the job to the sidecar; print its id.")
     ] = False,
+    priority: Annotated[
+        int, typer.Option(min=-100, max=100, help="With --detach: higher comes first.")
+    ] = 0,
     tenant: Tenant = LOCAL,
 ) -> None:
     """Train a new version of an adapter from examples, in a process of its own."""
@@ -78,7 +81,7 @@ def train(
 
     checked = TrainSpec.parse(spec)
     if detach:
-        print(registry.submit_job(tenant, checked.model_dump(mode="json")).id)
+        print(registry.submit_job(tenant, checked.model_dump(mode="json"), priority=priority).id)
     else:
         say_version(run_foreground(home, tenant, checked), as_json=False)
 

@@ -93,19 +93,20 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_queued(
 def test_rows_are_asked_as_they_would_be_served(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    rows = [{"messages": turns}, {"prompt": "a", "completion": "b"}, {"prompt": "x" * 5000}]
+    longer = [turns[0], turns[1] | {"weight": 0}, *turns]
+    spoken = {"prompt": "a", "source_lang": "en", "target_lang": "fr"}
+    rows = [{"messages": longer}, spoken | {"completion": "b"}, {"prompt": "x" * 5000}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert _asks(file, "text") == [{"messages": turns[:1]}, {"prompt": "a"}]
+    assert _asks(file, "text") == [{"messages": [*turns, turns[0]]}, spoken]
     labelled = tmp_path / "rows.csv"
     labelled.write_text("said,label\n" + "".join(f"{i},x\n" for i in range(10)))
     assert _asks(labelled, "said") == [{"input": text} for text in ("0", "2", "5", "7")]
 
 
 def test_costs_stand_beside_the_bases_and_gaps_stay_gaps() -> None:
-    costs = {"demo": Cost(4.0, 100.0), "lora": Cost(5.5, 90.0)}
+    costs = {"base": Cost(4.0, 100.0), "lora": Cost(5.5, 90.0)}
     lora, base, gone = (
-        _priced(Entry(label=label, state="measured"), costs, "demo")
-        for label in ("lora", "base", "full")
+        _priced(Entry(label=label, state="measured"), costs) for label in ("lora", "base", "full")
     )
     assert (lora.added_latency_ms, lora.tokens_per_s) == (1.5, 90.0)
     assert (base.added_latency_ms, base.tokens_per_s) == (0.0, 100.0)

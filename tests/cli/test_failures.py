@@ -108,8 +108,9 @@ def test_a_detached_job_waits_for_the_sidecar(
     data = tmp_path / "rows.csv"
     data.write_text("text,label\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(20)))
     ran = rootstock(
-        "train", "--method", "head", "--base", tiny, "--data", data, "--as", "mood", "--detach"
-    )
+        "train", "--method", "head", "--base", tiny, "--data", data, "--as", "mood", "--detach",
+        "--priority", "5",
+    )  # fmt: skip
     job = Registry(home).job(ran.stdout.strip())
-    assert job.state == "queued"
+    assert (job.state, job.priority) == ("queued", 5)
     assert job.spec["data"] == str(data)

@@ -12,6 +12,7 @@ import pytest
 from rootstock_registry import Job, Registry, Version
 from rootstock_registry.errors import Conflict
 from rootstock_trainer.errors import BadData, BadSpec
+from rootstock_trainer.outcome import Place
 from rootstock_trainer.progress import Progress
 from rootstock_trainer.spec import TrainSpec
 from rootstock_trainer.train import train
@@ -29,7 +30,8 @@ class Runner:
     def __call__(self, spec: TrainSpec, **changes: Any) -> Version:
         spec = TrainSpec.parse(spec.model_dump() | changes)
         self.reports = []
-        return train(spec, self.registry, self.home, self.claimed(spec), self.reports.append)
+        job = self.claimed(spec)
+        return train(spec, self.registry, job, self.reports.append, Place(self.home))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ def test_a_late_worker_registers_none_of_several_versions(
     assert zombie is not None
     assert run.registry.claim_job("heir", 60.0, job.id) is not None
     with pytest.raises(Conflict):
-        train(spec, run.registry, run.home, zombie, run.reports.append)
+        train(spec, run.registry, zombie, run.reports.append, Place(run.home))
     assert run.registry.adapters("local") == []
 
 

@@ -5,7 +5,7 @@ The engine is the real one, in this process; the trainer's own model is the orac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,10 +181,16 @@ def trained(room: Room, method: str, settings: GradientSettings, objective: Any)
 
 
 @torch.inference_mode()
-def check_generated(room: Room, training: GradientTraining, ids: list[int], digest: str) -> None:
+def check_generated(
+    room: Room,
+    training: GradientTraining,
+    ids: list[int],
+    digest: str,
+    begun: Sequence[int] | None = None,
+) -> None:
     """The engine's probabilities of every token are those of the trainer's own model."""
     card, vocabulary = room.base.card, room.base.card.vocab_size
-    start = list(card.decoder_start)
+    start = list(card.decoder_start if begun is None else begun)
     command = Generate(
         id=f"r{next(room.ids)}", prompt_ids=ids + start, source=len(ids) if start else 0,
         adapters=[Adapter(digest)],

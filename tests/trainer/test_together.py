@@ -13,6 +13,7 @@ import pytest
 import torch
 from rootstock_adapters.architectures import ARCHITECTURES
 from rootstock_adapters.base_card import BaseCard
+from rootstock_trainer import joined_linears
 from rootstock_trainer.base import Base
 from rootstock_trainer.errors import TrainingFailed
 from rootstock_trainer.gradient import GradientTraining
@@ -174,3 +175,24 @@ def test_a_run_that_fails_before_its_first_step_is_not_waited_for(tmp_path: Path
     found, failed = at_once(base, [Run(), Run(seed=1)], work)
     assert isinstance(failed, ZeroDivisionError)
     same(found, trained(base, Run()))
+
+
+def test_runs_on_a_base_too_large_for_copies_end_where_they_end_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined_linears, "PACKED_BYTES", 0)
+    base = tiny(tmp_path, "gpt2")
+    runs = [Run(rows=8), Run(rows=4, seed=1)]
+    for run, result in zip(runs, at_once(base, runs), strict=True):
+        assert isinstance(result, Result), result
+        same(result, trained(base, run))
+
+
+@torch.no_grad()
+def test_a_linear_that_is_not_packed_is_held_once() -> None:
+    linear = torch.nn.Linear(6, 4)
+    held = joined_linears.Frozen(linear, packed=False)
+    linear.weight.mul_(3)  # a copy would not follow
+    rows, gradient = torch.randn(5, 6), torch.randn(5, 4)
+    torch.testing.assert_close(held.ahead(rows), linear(rows))
+    torch.testing.assert_close(held.back(gradient), gradient @ linear.weight)

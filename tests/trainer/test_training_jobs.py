@@ -17,6 +17,7 @@ from rootstock_registry.errors import Conflict, InvalidName, NotFound
 from rootstock_trainer.base import Base
 from rootstock_trainer.errors import BadData, BadSpec, TrainingFailed
 from rootstock_trainer.features import features_for
+from rootstock_trainer.outcome import Place
 from rootstock_trainer.progress import Progress
 from rootstock_trainer.spec import TrainSpec
 from rootstock_trainer.train import train
@@ -36,7 +37,7 @@ class Runner:
         spec = TrainSpec.parse(spec.model_dump() | changes)
         self.reports = []
         job = self.claimed(spec)
-        return train(spec, self.registry, self.home, job, self.reports.append)
+        return train(spec, self.registry, job, self.reports.append, Place(self.home))
 
 
 @pytest.fixture
@@ -177,9 +178,9 @@ def test_job_taken_over_while_it_trains_registers_nothing(
     assert zombie is not None
     assert heir is not None
     with pytest.raises(Conflict):
-        train(head_spec, run.registry, run.home, zombie, run.reports.append)
+        train(head_spec, run.registry, zombie, run.reports.append, Place(run.home))
     assert run.registry.adapters("local") == []
-    version = train(head_spec, run.registry, run.home, heir, run.reports.append)
+    version = train(head_spec, run.registry, heir, run.reports.append, Place(run.home))
     assert run.registry.job(job.id).version_digest == version.digest
 
 

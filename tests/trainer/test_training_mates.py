@@ -13,6 +13,7 @@ import pytest
 from rootstock_registry import Job, Registry
 from rootstock_trainer.launch import Worker, claimant
 from rootstock_trainer.mates import claim_mates
+from rootstock_trainer.outcome import Place
 from rootstock_trainer.spec import TrainSpec
 from rootstock_trainer.train import train
 
@@ -111,8 +112,8 @@ def losses_alone(registry: Registry, job: Job, folder: Path) -> list[float]:
     train(
         spec,
         registry,
-        folder,
         held,
         lambda now: found.append(now.loss or 0.0) if now.stage == "training" else None,
+        Place(folder),
     )
     return found[::-1]

@@ -5,6 +5,7 @@ Refuses to know the registry, and to load pickled weights or code that comes wit
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from rootstock_adapters import m2m100_tokenizer
 from rootstock_adapters.base_card import BaseCard, fingerprint
 from rootstock_adapters.errors import BaseError
 from rootstock_adapters.file import read_header
@@ -77,6 +79,8 @@ class Base:
         from transformers import AutoTokenizer
 
         with _named(self.path):
+            if not (self.path / "tokenizer.json").is_file() and m2m100_tokenizer.fits(self.path):
+                return _m2m100_tokenizer(self.path)
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
 
     def backbone(self) -> PreTrainedModel:
@@ -155,6 +159,22 @@ class Base:
     @cached_property
     def pad_id(self) -> int:
         return self.tokenizer().pad_token_id or 0
+
+
+def _m2m100_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """As a server reads the folder; transformers' own needs sentencepiece, too."""
+    from transformers import PreTrainedTokenizerFast
+
+    config = path / "tokenizer_config.json"
+    settings = json.loads(config.read_text()) if config.is_file() else {}
+    bos, pad, eos, unknown = m2m100_tokenizer.SPECIAL
+    return PreTrainedTokenizerFast(
+        tokenizer_object=m2m100_tokenizer.backend(path, settings),
+        bos_token=bos,
+        pad_token=pad,
+        eos_token=eos,
+        unk_token=unknown,
+    )
 
 
 @contextmanager

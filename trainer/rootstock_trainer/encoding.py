@@ -141,7 +141,10 @@ class SourceEncoder(Encoder):
             self._language(field, code)
             for field, code in (("source_lang", source_lang), ("target_lang", target_lang))
         ]
-        plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        # A language that a text names is plain text, as on a server.
+        plain = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         end = [self.tokenizer.eos_token_id]
         return [languages[0], *plain, *end], [self._card.decoder_start[0], languages[1]]
 
@@ -149,7 +152,7 @@ class SourceEncoder(Encoder):
         if code is None:
             raise BadData(f"{field}: this base translates, so each row needs one (such as `en`)")
         token: int = self.tokenizer.convert_tokens_to_ids(code if "_" in code else f"__{code}__")
-        if token == self.tokenizer.unk_token_id:
+        if token == self.tokenizer.unk_token_id or token >= self._card.vocab_size:
             raise BadData(f"{field}: this base does not know the language {code!r}")
         return token
 

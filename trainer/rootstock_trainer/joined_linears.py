@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 PACKED_FOR = 512  # rows that the packed weights are laid out for; any number may come
+# What all packed copies may take together. A base for which that is too little is held once, as it
+# came: its products are large enough to be fast in any layout.
+PACKED_BYTES = 1 << 30
 
 
 class LowRank(NamedTuple):
@@ -58,24 +61,30 @@ class Shares:
 def join_linears(model: nn.Module) -> Shares:
     """Change `model`'s linears in place to serve whoever the returned shares name."""
     shares = Shares()
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            joined = partial(_joined, Frozen(module), shares, path)
-            module.forward = joined  # type: ignore[method-assign]
+    linears = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    packed = 2 * sum(linear.weight.nbytes for linear in linears.values()) <= PACKED_BYTES
+    for path, linear in linears.items():
+        joined = partial(_joined, Frozen(linear, packed), shares, path)
+        linear.forward = joined  # type: ignore[method-assign]
     return shares
 
 
 class Frozen:
     """A linear's weight that nobody trains, so that it can be laid out once for oneDNN, whose
-    fp32 product of such a weight is much faster on some CPUs than that of a plain one."""
+    fp32 product of such a weight is much faster on some CPUs than that of a plain one. That takes
+    a copy for each direction; without `packed` there is none."""
 
-    def __init__(self, linear: nn.Linear | Conv1D) -> None:
+    def __init__(self, linear: nn.Linear | Conv1D, packed: bool) -> None:
         weight = linear.weight.detach()
         if isinstance(linear, Conv1D):
             weight = weight.t()
         self.bias = linear.bias
-        self._ahead = _packed(weight)
-        self._back = _packed(weight.t())
+        self._ahead = _packed(weight) if packed else weight
+        self._back = _packed(weight.t()) if packed else weight.t()
 
     def ahead(self, rows: Tensor) -> Tensor:
         """[T, in] to [T, out]."""
@@ -87,10 +96,9 @@ class Frozen:
 
 
 def _packed(weight: Tensor) -> Tensor:
-    own = weight.contiguous()
-    if not _packs(own):
-        return own
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(own, PACKED_FOR)
+    if not _packs(weight):
+        return weight
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR)
     return packed
 
 

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rootstock_registry import Job, Lineage, Registry, Version
 from rootstock_registry.names import check_name
 
 from rootstock_trainer import head_run
 from rootstock_trainer.base import Base
-from rootstock_trainer.checkpoints import Checkpoints
 from rootstock_trainer.data import Rows, open_rows
 from rootstock_trainer.outcome import Made, Outcome, Place, Telling, artifact_bytes
 from rootstock_trainer.progress import Report
 from rootstock_trainer.spec import TrainSpec
-
-if TYPE_CHECKING:
-    from rootstock_trainer.together import Member
 
 WITH_PEFT = frozenset({"lora", "rslora", "dora", "ia3", "soft_prompt", "prefix"})
 
@@ -30,16 +24,14 @@ WITH_PEFT = frozenset({"lora", "rslora", "dora", "ia3", "soft_prompt", "prefix"}
 def train(
     spec: TrainSpec,
     registry: Registry,
-    home: Path,
     job: Job,
     report: Report,
-    checkpoints: Checkpoints | None = None,
-    member: Member | None = None,
+    place: Place,
 ) -> Version:
     """Run `job` to its version, which belongs to the job's tenant; the job ends with it.
 
-    What goes down a gradient goes on from the last of `checkpoints`, and writes its own there;
-    with `member` it shares its passes through the base with other runs.
+    What goes down a gradient goes on from the last of the place's checkpoints, and writes its own
+    there; with a member it shares its passes through the base with other runs.
     A head of several label columns is a version for each, named after its column; the first is
     the job's. Raises TrainerError where the examples, the spec or the training are at fault,
     RegistryError where the version is refused (Conflict: the job was taken over, and nothing was
@@ -53,7 +45,7 @@ def train(
     rows = open_rows(spec)
     for note in rows.notes:
         tell.note(note)
-    outcome = _run(spec, base, rows, Place(home, checkpoints, member), tell)
+    outcome = _run(spec, base, rows, place, tell)
     tell("publishing")
     lineage = Lineage(
         method=spec.method,

@@ -81,6 +81,7 @@ def _train(
 ) -> None:
     spec = TrainSpec.parse(localized(registry, home, job))
     from rootstock_trainer.checkpoints import Checkpoints
+    from rootstock_trainer.outcome import Place
     from rootstock_trainer.train import train
 
     checkpoints = Checkpoints(
@@ -95,7 +96,7 @@ def _train(
         if progress.stage == "publishing":  # with the version the job ends, and takes no more
             lease.results(keep_results(registry, home, job))
 
-    train(spec, registry, home, job, report, checkpoints, member)
+    train(spec, registry, job, report, Place(home, checkpoints, member))
 
 
 def main(arguments: list[str] | None = None) -> int:

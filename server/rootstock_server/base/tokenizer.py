@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
+from rootstock_adapters import m2m100_tokenizer
 from rootstock_adapters.errors import BaseError
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.decoders import DecodeStream
 from transformers.utils.chat_template_utils import render_jinja_template
-
-from rootstock_server.base import m2m100_tokenizer
 
 # ISO 639 codes as M2M100 has them, with a script as NLLB has them.
 _LANGUAGE = re.compile(r"[a-z]{2,3}(_[A-Z][a-z]{3})?")

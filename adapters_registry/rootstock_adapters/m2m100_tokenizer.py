@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rootstock_adapters.errors import BaseError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from rootstock_adapters.errors import BaseError
 
 PIECES, VOCABULARY = "sentencepiece.bpe.model", "vocab.json"
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
@@ -37,7 +38,7 @@ def backend(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
     from transformers.convert_slow_tokenizer import generate_merges
     from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
 
-    model = sentencepiece.ModelProto()
+    model = sentencepiece.ModelProto()  # type: ignore[attr-defined]
     languages = LANGUAGES.get(settings.get("language_codes", "m2m100"))
     try:
         model.ParseFromString((path / PIECES).read_bytes())
