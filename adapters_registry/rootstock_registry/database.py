@@ -17,7 +17,13 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DatabaseError
 
 from rootstock_registry import postgresql, sqlite
-from rootstock_registry.errors import NewerDatabase, RegistryError, Unavailable
+from rootstock_registry.errors import (
+    InvalidName,
+    NewerDatabase,
+    RegistryError,
+    StorageFull,
+    Unavailable,
+)
 
 # Oldest first. The last one is what this program reads and writes.
 REVISIONS = ("0001", "0002")
@@ -99,12 +105,24 @@ class Database:
         """A database that cannot be reached or written is no fault of who asked."""
         if context.is_pre_ping:
             return None  # the pool connects anew
+        if _is_no_text(context.original_exception):
+            return InvalidName(
+                "a name or text holds NUL or half a surrogate pair, which no database keeps"
+            )
         return self._unavailable(context.original_exception, context.is_disconnect)
 
     def _unavailable(self, error: BaseException, disconnected: bool) -> Unavailable | None:
-        trouble = sqlite.trouble if self.is_sqlite else postgresql.trouble
-        why = trouble(error, disconnected)
-        return Unavailable(f"the registry's database {self.place} {why}") if why else None
+        kind = sqlite if self.is_sqlite else postgresql
+        why = kind.trouble(error, disconnected)
+        if why is None:
+            return None
+        error_class = StorageFull if kind.is_full(error) else Unavailable
+        return error_class(f"the registry's database {self.place} {why}")
+
+
+def _is_no_text(error: BaseException) -> bool:
+    # What the drivers say of a string that has no form in UTF-8, or in PostgreSQL's text.
+    return isinstance(error, UnicodeEncodeError) or "cannot contain NUL" in str(error)
 
 
 def upsert(

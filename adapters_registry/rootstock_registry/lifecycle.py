@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from rootstock_adapters.errors import printable
 from sqlalchemy import Connection, Row, select, update
 
 from rootstock_registry import audit, index, listing, routes
@@ -30,6 +31,7 @@ from rootstock_registry.records import (
 from rootstock_registry.signing import PublicKey
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+MAX_REASON_CHARS = 1000
 
 
 class Lifecycle(Opened):
@@ -105,7 +107,9 @@ class Lifecycle(Opened):
         As PyPI (PEP 592) and cargo do it: whoever asks for exactly this number or digest gets it,
         and aliases that mean it already keep serving; no alias can be moved to it any more.
         """
-        return self._set_yanked(tenant, ref, time.time(), reason or None)
+        # People read it at a terminal.
+        words = printable(reason)[:MAX_REASON_CHARS]
+        return self._set_yanked(tenant, ref, time.time(), words or None)
 
     def unyank(self, tenant: str, ref: str) -> Version:
         return self._set_yanked(tenant, ref, None, None)

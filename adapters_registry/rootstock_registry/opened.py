@@ -16,6 +16,7 @@ from rootstock_registry import index, storage
 from rootstock_registry.blobs import BlobStore
 from rootstock_registry.database import Database
 from rootstock_registry.evidence import Evidence
+from rootstock_registry.last_said import LastSaid
 from rootstock_registry.manifest import Manifest
 from rootstock_registry.records import Version
 from rootstock_registry.remembered import Remembered
@@ -44,6 +45,7 @@ class Opened:
             lambda digest: Manifest.parse(self.blobs.get(digest))
         )
         self._remembered = Remembered(self._database)
+        self._last_said = LastSaid()
         self.evidence = Evidence(self._database, self.blobs, self._manifest)
 
     def close(self) -> None:
@@ -54,14 +56,18 @@ class Opened:
         """`name` (its alias `prod`), `name:3`, `name@alias`; each may begin with `tenant/`.
 
         Raises NotFound; for another tenant's adapter, exactly as for one that does not exist.
+        While the database is away, what it said some seconds before; see `last_said`.
         """
         known = self._remembered.now()
-        version = known.get((tenant, ref))
-        if version is None:
+
+        def look_up() -> Version:
             with self._database.reads.connect() as connection:
                 row = index.resolve(connection, tenant, ref)
             version = known[tenant, ref] = self._version(row)
-        return version
+            return version
+
+        found = known.get((tenant, ref))
+        return found or self._last_said.or_now(("version", tenant, ref), look_up)
 
     def _version(self, row: Row[Any]) -> Version:
         return Version(

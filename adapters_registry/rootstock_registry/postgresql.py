@@ -20,6 +20,7 @@ CONNECT_TIMEOUT_S = 5
 IDLE_TIMEOUT_MS = 60_000
 _READ_ONLY = "25006"
 _LOCKED = "55P03"
+_FULL = "53100"
 _SETTINGS = {
     "lock_timeout": LOCK_TIMEOUT_MS,
     "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS,
@@ -77,10 +78,24 @@ def trouble(error: BaseException, disconnected: bool) -> str | None:
         )
     if state == _READ_ONLY:
         return "is read-only: is this a replica? Nothing was changed"
+    if state == _FULL:
+        return (
+            f"cannot grow: no room is left on its server's disk ({_first(error)}); nothing was "
+            "changed. Free some, then try again"
+        )
     if disconnected or isinstance(error, OperationalError):
-        first = str(error).partition("\n")[0]
-        return f"does not answer ({first}); try again. What was asked may be asked again safely"
+        why = _first(error)
+        return f"does not answer ({why}); try again. What was asked may be asked again safely"
     return None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the server has no room left."""
+    return getattr(error, "sqlstate", None) == _FULL
+
+
+def _first(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _configure(connection: Any, _record: Any) -> None:

@@ -171,8 +171,11 @@ class Registry(Lifecycle, Work, Comparing):
             return tenants.create_key(connection, tenant, role)
 
     def key_owner(self, secret: str) -> KeyOwner | None:
-        with self._database.reads.connect() as connection:
-            return tenants.key_owner(connection, secret)
+        def look_up() -> KeyOwner | None:
+            with self._database.reads.connect() as connection:
+                return tenants.key_owner(connection, secret)
+
+        return self._last_said.or_now(("key", tenants.hashed(secret)), look_up)
 
     def set_route(
         self, tenant: str, task: str, targets: Mapping[str, int], fallback: str | None = None
@@ -184,8 +187,11 @@ class Registry(Lifecycle, Work, Comparing):
         return route
 
     def route(self, tenant: str, task: str) -> Route:
-        with self._database.reads.connect() as connection:
-            return routes.route(connection, tenant, task)
+        def look_up() -> Route:
+            with self._database.reads.connect() as connection:
+                return routes.route(connection, tenant, task)
+
+        return self._last_said.or_now(("route", tenant, task), look_up)
 
     def routes(self, tenant: str) -> list[Route]:
         with self._database.reads.connect() as connection:

@@ -41,7 +41,10 @@ class Remembered:
         if self._watch is None:
             return {}
         with self._lock:
-            [counter] = self._watch.execute("PRAGMA data_version").fetchone()
+            try:
+                [counter] = self._watch.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error:
+                return {}  # whoever asks the rows now is told what is wrong with the file
             if counter != self._counter or len(self._known) >= MOST:
                 self._counter, self._known = counter, {}
             return self._known

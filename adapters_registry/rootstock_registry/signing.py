@@ -38,11 +38,14 @@ class PublicKey:
     """A key that signatures are verified with. Raises InvalidKey where `path` has none."""
 
     def __init__(self, path: Path) -> None:
+        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization
 
         self.path = path
         try:
             key = serialization.load_pem_public_key(_read(path))
+        except UnsupportedAlgorithm as error:
+            raise _another_kind(path) from error
         except ValueError as error:
             raise InvalidKey(
                 f"{path} is not a public key in PEM; make one of a private key with: "
@@ -129,6 +132,7 @@ def new_key_pair(folder: Path) -> tuple[Path, Path]:
 
 
 def _private(path: Path) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
     try:
@@ -138,6 +142,8 @@ def _private(path: Path) -> Any:
             f"{path} is encrypted, which model-signing cannot read; decrypt it with: "
             f"openssl ec -in {path} -out {PRIVATE_FILE}"
         ) from error
+    except UnsupportedAlgorithm as error:
+        raise _another_kind(path) from error
     except ValueError as error:
         raise InvalidKey(
             f"{path} is not a private key in PEM; make one with: rootstock generate-key-pair"
@@ -149,7 +155,11 @@ def _private(path: Path) -> Any:
 def _check_curve(path: Path, key: Any) -> None:
     curve = getattr(getattr(key, "curve", None), "name", None)
     if curve not in CURVES:
-        raise InvalidKey(f"{path} is a key of another kind; needed is an EC key on {CURVES[0]}")
+        raise _another_kind(path)
+
+
+def _another_kind(path: Path) -> InvalidKey:
+    return InvalidKey(f"{path} is a key of another kind; needed is an EC key on {CURVES[0]}")
 
 
 def _read(path: Path) -> bytes:

@@ -15,7 +15,8 @@ BUSY_TIMEOUT_MS = 15_000
 _TROUBLE = {
     "SQLITE_BUSY": "is busy: another process has been writing for "
     f"{BUSY_TIMEOUT_MS // 1000} seconds; try again",
-    "SQLITE_FULL": "cannot grow: the disk is full; nothing was changed",
+    "SQLITE_FULL": "cannot grow: no room is left on its disk; nothing was changed. Free some, "
+    "then try again",
     "SQLITE_IOERR": "cannot be read or written: the disk reports an error; nothing was changed",
     "SQLITE_READONLY": "is read-only for this process; nothing was changed",
     "SQLITE_CANTOPEN": "cannot be opened: is its folder there, and may this process use it?",
@@ -35,6 +36,11 @@ def trouble(error: BaseException, _disconnected: bool) -> str | None:
     """What is wrong with the file, where `error` says that something is."""
     name = getattr(error, "sqlite_errorname", "")
     return next((words for code, words in _TROUBLE.items() if name.startswith(code)), None)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether no room is left for the file to grow."""
+    return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
 
 
 def _configure(connection: Any, _record: Any) -> None:

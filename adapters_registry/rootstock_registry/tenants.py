@@ -45,7 +45,7 @@ def create_key(connection: Connection, tenant: str, role: str) -> tuple[str, str
             id=key_id,
             tenant=tenant,
             role=role,
-            secret_sha256=_hash(secret),
+            secret_sha256=hashed(secret),
             created_at=time.time(),
         )
     )
@@ -56,12 +56,13 @@ def create_key(connection: Connection, tenant: str, role: str) -> tuple[str, str
 
 def key_owner(connection: Connection, secret: str) -> KeyOwner | None:
     # A plain hash is enough for 256 random bits: there is nothing to guess from.
-    digest = _hash(secret)
+    digest = hashed(secret)
     row = connection.execute(select(api_keys).where(api_keys.c.secret_sha256 == digest)).first()
     if row is None or not hmac.compare_digest(row.secret_sha256, digest):
         return None
     return KeyOwner(row.tenant, row.role, row.id)
 
 
-def _hash(secret: str) -> str:
+def hashed(secret: str) -> str:
+    """As a key's secret is stored."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -103,7 +103,8 @@ def list_aliases(
     console = Console()
     console.print(table if page.data else "no aliases; set one with: rootstock alias set")
     if page.has_more:
-        say_more(console, f"rootstock alias list --after {page.data[-1].ref}")
+        of_one = f" {name}" if name else ""
+        say_more(console, f"rootstock alias list{of_one} --after {page.data[-1].ref}", tenant)
 
 
 @alias.command("set")

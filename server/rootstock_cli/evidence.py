@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rootstock_adapters.errors import printable
 
 from rootstock_cli.options import LOCAL, Home, Json, Tenant
 from rootstock_cli.registry import open_registry, print_json
@@ -109,7 +110,9 @@ def list_audit(
     for row in rows:
         console.print(_line(row), markup=False, highlight=False)
     if more:
-        console.print(f"older ones: rootstock audit --after {rows[-1].seq}", highlight=False)
+        asked = (("--tenant", tenant), ("--object", object_), ("--after", str(rows[-1].seq)))
+        words = " ".join(f"{name} {value}" for name, value in asked if value)
+        console.print(f"older ones: rootstock audit {words}", markup=False, highlight=False)
     if not rows:
         console.print("no such row")
 
@@ -153,8 +156,13 @@ def _row_facts(row: AuditRow) -> dict[str, Any]:
 def _line(row: AuditRow) -> str:
     owner = f"{row.tenant}/" if row.tenant else ""
     detail = " ".join(f"{key}={value}" for key, value in row.detail.items())
-    return f"{row.seq:>6}  {_when(row.at)}  {row.actor}  {row.action} {owner}{row.object}  {detail}"
+    return printable(
+        f"{row.seq:>6}  {_when(row.at)}  {row.actor}  {row.action} {owner}{row.object}  {detail}"
+    )
 
 
 def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (TypeError, ValueError, OverflowError):  # by another hand: verify names the row
+        return f"unreadable ({seconds})"

@@ -63,7 +63,7 @@ def list_(
         return
     console.print(_base_table(bases), _adapter_table(page.data, tenant))
     if page.has_more:
-        say_more(console, f"rootstock list --after {page.data[-1].name}")
+        say_more(console, f"rootstock list --after {page.data[-1].name}", tenant)
 
 
 def versions(
@@ -95,7 +95,7 @@ def versions(
     console = Console()
     console.print(table)
     if page.has_more:
-        say_more(console, f"rootstock versions {name} --after {page.data[-1].number}")
+        say_more(console, f"rootstock versions {name} --after {page.data[-1].number}", tenant)
 
 
 def show(
@@ -129,8 +129,9 @@ def show(
         console.print(f"{what:9} {value}")
 
 
-def say_more(console: Console, command: str) -> None:
-    console.print(f"There are more: {command}", markup=False, highlight=False)
+def say_more(console: Console, command: str, tenant: str) -> None:
+    whose = "" if tenant == LOCAL else f" --tenant {tenant}"
+    console.print(f"There are more: {command}{whose}", markup=False, highlight=False)
 
 
 def _shown_version(registry: Registry, tenant: str, ref: str) -> Version:
@@ -231,7 +232,11 @@ def _manifest_lines(version: Version) -> Lines:
 
 
 def _part_lines(part: Part) -> Lines:
-    settings = ", ".join(f"{key}={_short(value)}" for key, value in part.config.items())
+    settings = ", ".join(
+        f"{key}={_short(value)}"
+        for key, value in part.config.items()
+        if value not in (None, [], {}, "")
+    )
     lines = [("part", f"{part.kind}, {part.size} bytes: {settings}")]
     if part.tensors:
         shapes = [

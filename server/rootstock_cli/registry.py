@@ -100,6 +100,8 @@ def version_facts(version: Version) -> dict[str, Any]:
         "digest": version.digest,
         "aliases": list(version.aliases),
         "created_at": version.created_at.isoformat(),
+        "yanked": version.yanked_at is not None,
+        "yank_reason": version.yank_reason,
         **{key: manifest[key] for key in ("base", "parts", "lineage", "evaluation")},
     }
 
@@ -116,6 +118,9 @@ def say_version(version: Version, as_json: bool) -> None:
         f"[bold]{version.tenant}/{version.ref}[/bold]{aliases}  {kinds} on "
         f"{version.manifest.base.name}  {version.digest}"
     )
+    if version.yanked_at is not None:
+        reason = f" ({version.yank_reason})" if version.yank_reason else ""
+        console.print(f"it is yanked{reason}: no alias can be moved to it", markup=False)
 
 
 def print_json(facts: Any) -> None:

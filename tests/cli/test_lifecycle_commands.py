@@ -59,6 +59,21 @@ def test_adapters_come_in_pages(three: Command, tmp_path: Path) -> None:
     assert "rootstock list --after asker" in three("list", "--limit", "1").stdout
 
 
+def test_the_next_page_is_asked_of_the_same_tenant(three: Command, tmp_path: Path) -> None:
+    assert three("tenant", "create", "acme").returncode == 0
+    file = tmp_path / "asker.json"
+    for name in ("b", "c"):
+        made = three("import", file, "--as", name, "--tenant", "acme", "--promote", "prod")
+        assert made.returncode == 0
+    for command, more in (
+        (("list",), "rootstock list --after b --tenant acme"),
+        (("alias", "list"), "rootstock alias list --after b@prod --tenant acme"),
+    ):
+        assert more in three(*command, "--limit", "1", "--tenant", "acme").stdout
+    told = three("audit", "--limit", "1", "--tenant", "acme").stdout
+    assert "rootstock audit --tenant acme --after" in told
+
+
 def test_an_alias_is_set_goes_back_and_is_deleted(three: Command) -> None:
     assert parsed(three("alias", "set", "asker", "canary", "1", "--json"))["aliases"] == ["canary"]
     listed = parsed(three("alias", "list", "asker", "--json"))
@@ -78,11 +93,16 @@ def test_an_alias_is_set_goes_back_and_is_deleted(three: Command) -> None:
 
 
 def test_a_yanked_version_is_marked_and_cannot_be_promoted(three: Command) -> None:
-    assert three("yank", "asker:1", "--reason", "leaks names").returncode == 0
+    assert (
+        "it is yanked (leaks names)" in three("yank", "asker:1", "--reason", "leaks names").stdout
+    )
     refused(three("promote", "asker:1", "--to", "prod"), "leaks names")
     assert "yanked" in three("versions", "asker").stdout
     assert "leaks names" in three("show", "asker:1").stdout
     refused(three("yank", "asker:1", "--undo", "--reason", "x"), "--undo")
+    assert "yanked" not in three("yank", "asker:1", "--undo").stdout
+    assert three("yank", "asker:1", "--reason", "\x1b[31mred\n").returncode == 0
+    assert parsed(three("show", "asker:1", "--json"))["yank_reason"] == "\\x1b[31mred\\n"
     assert three("yank", "asker:1", "--undo").returncode == 0
     assert three("promote", "asker:1", "--to", "prod").returncode == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rootstock_adapters.base_card import BaseCard
@@ -144,6 +145,9 @@ TAMPERED = [
     ("UPDATE audit SET tenant = NULL WHERE seq = 6", "row 6 .* was changed"),
     ("""UPDATE audit SET detail = '{}' WHERE seq = 5""", "row 5 .* was changed"),
     ("UPDATE audit SET detail = 'x' WHERE seq = 5", "row 5 .* was changed"),
+    ("UPDATE audit SET detail = '{\"from\": NaN}' WHERE seq = 5", "row 5 .* was changed"),
+    ("UPDATE audit SET detail = '[1]' WHERE seq = 5", "row 5 .* was changed"),
+    (f"UPDATE audit SET detail = '{'[' * 100_000}' WHERE seq = 5", "row 5 .* was changed"),
     ("UPDATE audit SET previous = hash WHERE seq = 3", "row 3 .* was changed"),
     ("DELETE FROM audit WHERE seq = 5", r"row 5 is missing: row 6 \(set route mail\)"),
     ("DELETE FROM audit WHERE seq = 1", "row 1 is missing"),
@@ -163,6 +167,20 @@ def test_a_row_that_was_edited_removed_or_moved_is_named(busy: Registry) -> None
                 audit.verify(connection)
             undone.rollback()
     assert busy.evidence.verify_audit().rows == 8
+
+
+def test_values_that_only_sqlite_takes_are_named_and_listed(home: Path) -> None:
+    registry = Registry(home)
+    for name in ("a", "b", "c"):
+        registry.create_tenant(name)
+    for change in ("at = 9e999", "at = 'soon'", "actor = x'ff00'", "detail = x'ff00'"):
+        with registry._database.writes.connect() as connection, connection.begin() as undone:
+            connection.exec_driver_sql(f"UPDATE audit SET {change} WHERE seq = 2")
+            with pytest.raises(errors.BrokenAudit, match=r"row 2 .* was changed"):
+                audit.verify(connection)
+            assert len(audit.rows(connection)) == 3
+            undone.rollback()
+    registry.close()
 
 
 def test_a_cut_off_end_is_seen_only_with_a_kept_hash(busy: Registry) -> None:

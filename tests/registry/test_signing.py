@@ -206,6 +206,19 @@ def test_a_key_that_openssl_made_signs(tmp_path: Path) -> None:
     assert key.id == key_id
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_curve_that_only_openssl_knows_is_a_key_of_another_kind(tmp_path: Path) -> None:
+    for command in (
+        "openssl ecparam -name sm2 -genkey -noout -out key.pem",
+        "openssl pkey -in key.pem -pubout -out pub.pem",
+    ):
+        subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    with pytest.raises(errors.InvalidKey, match="another kind"):
+        sign(MANIFEST, tmp_path / "key.pem")
+    with pytest.raises(errors.InvalidKey, match="another kind"):
+        PublicKey(tmp_path / "pub.pem")
+
+
 def test_a_promotion_can_demand_a_signature(
     filled: Registry, keys: tuple[Path, Path], others: tuple[Path, Path]
 ) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from rootstock_registry import Registry, errors, postgresql, sqlite
+from rootstock_adapters.base_card import BaseCard
+from rootstock_registry import Lineage, NewPart, Registry, errors, last_said, postgresql, sqlite
 
 
 def kick_everybody(url: str) -> None:
@@ -18,6 +20,26 @@ def kick_everybody(url: str) -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND application_name = 'rootstock'"
         )
+
+
+Head = Callable[[float], NewPart]
+
+
+@contextlib.contextmanager
+def closed(url: str) -> Iterator[None]:
+    """Meanwhile, nobody gets a connection to the database of `url`, and those there are cut."""
+    server, _, name = url.rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        try:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s "
+                "AND application_name = 'rootstock'",
+                [name],
+            )
+            yield
+        finally:
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
 @pytest.fixture
@@ -93,6 +115,47 @@ def test_a_follower_says_that_it_was_cut_off_and_misses_nothing(home: Path, serv
     registry.close()
 
 
+def test_while_the_database_is_away_what_it_said_last_still_counts_for_a_while(
+    home: Path,
+    server: str,
+    card: BaseCard,
+    head: Head,
+    lineage: Lineage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry(home, server)
+    version = registry.publish("local", "triage", card, [head(1.0)], lineage=lineage)
+    _, secret = registry.create_key("local", "caller")
+    registry.set_route("local", "mail", {"triage:1": 1})
+    asked = (
+        lambda: registry.resolve("local", "triage:1").digest,
+        lambda: registry.key_owner(secret),
+        lambda: registry.route("local", "mail"),
+    )
+    before = [ask() for ask in asked]
+    assert before[0] == version.digest
+    with closed(server):
+        assert [ask() for ask in asked] == before
+        for new in (
+            lambda: registry.resolve("local", "triage"),
+            lambda: registry.key_owner("rsk_another"),
+            lambda: registry.promote("local", "triage:1", "prod"),
+        ):
+            with pytest.raises(errors.Unavailable, match="does not answer"):
+                new()
+        monkeypatch.setattr(last_said, "GOOD_FOR_S", 0.0)
+        for ask in asked:
+            with pytest.raises(errors.Unavailable, match="does not answer"):
+                ask()
+    monkeypatch.undo()
+    registry.delete_version("local", "triage:1", force=True)
+    with pytest.raises(errors.NotFound):
+        registry.resolve("local", "triage:1")
+    with closed(server), pytest.raises(errors.Unavailable):  # deleted is not what it said last
+        registry.resolve("local", "triage:1")
+    registry.close()
+
+
 def test_a_writer_that_waits_too_long_is_told_who_is_in_the_way(
     opened: Callable[[], Registry],
     database_url: str | None,
@@ -108,6 +171,52 @@ def test_a_writer_that_waits_too_long_is_told_who_is_in_the_way(
         second.create_tenant("acme")
     second.create_tenant("acme")
     assert first.tenants() == ["acme", "local"]
+
+
+def test_a_database_without_room_is_full_storage_and_nothing_is_stored(
+    registry: Registry,
+    card: BaseCard,
+    head: Head,
+    lineage: Lineage,
+    database_url: str | None,
+) -> None:
+    # SQLite's own limit of a file; in PostgreSQL a trigger says what a full disk makes it say.
+    full, free = ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000")
+    if database_url is not None:
+        full = """
+            CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+            CREATE TRIGGER full_disk BEFORE INSERT ON versions EXECUTE FUNCTION full_disk()"""
+        free = "DROP FUNCTION full_disk CASCADE"
+    reads = registry._database.reads
+
+    # Its row is larger than what the file's last page has room for.
+    linears = {f"encoder.layer.{number}.output.dense": (8, 8) for number in range(2000)}
+    wordy = card.model_copy(update={"linears": linears})
+
+    def publish() -> int:
+        return registry.publish("local", "triage", wordy, [head(1.0)], lineage=lineage).number
+
+    with reads.connect() as connection:
+        connection.exec_driver_sql(full)
+    with pytest.raises(errors.StorageFull, match=r"no room is left .*nothing was changed"):
+        publish()
+    assert registry.versions("local", "triage") == []
+    with reads.connect() as connection:
+        connection.exec_driver_sql(free)
+    assert publish() == 1
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_text_that_no_database_keeps_is_refused_or_unknown(registry: Registry, text: str) -> None:
+    for ask in (
+        lambda: registry.adapter("local", text),
+        lambda: registry.base(text),
+        lambda: registry.route("local", text),
+        lambda: registry.rollback("local", text, "prod"),
+    ):
+        with pytest.raises((errors.NotFound, errors.InvalidName)):
+            ask()
 
 
 def test_a_reader_waits_for_no_writer(opened: Callable[[], Registry]) -> None:

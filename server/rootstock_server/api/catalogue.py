@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 from rootstock_registry import KeyOwner, Version
+from rootstock_registry.errors import NotFound
 from rootstock_wire.openai import ModelCard, ModelList
 
 from rootstock_server.api.handle import Handle
@@ -32,7 +34,11 @@ def _versions(handle: Handle, tenant: str) -> list[tuple[str, Version]]:
         adapter.name if "prod" in adapter.aliases else f"{adapter.name}:{adapter.latest}"
         for adapter in handle.registry.adapters(tenant)
     ]
-    return [(name, handle.registry.resolve(tenant, name)) for name in names]
+    found = []
+    for name in names:
+        with suppress(NotFound):  # deleted since the names were read
+            found.append((name, handle.registry.resolve(tenant, name)))
+    return found
 
 
 def card(target: Target) -> ModelCard:

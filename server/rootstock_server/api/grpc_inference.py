@@ -18,6 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 from rootstock_registry import KeyOwner
+from rootstock_registry.errors import RegistryError
 from rootstock_wire.native import ClassifyRequest
 from rootstock_wire.openai import ChatRequest, CompletionRequest
 from rootstock_wire.v1 import inference_pb2 as pb
@@ -26,7 +27,7 @@ from rootstock_server.api import grpc_messages as messages
 from rootstock_server.api import verdict
 from rootstock_server.api.combine import heads_of, target_of
 from rootstock_server.api.handle import Begun, Handle
-from rootstock_server.api.refusals import explain, log_fault
+from rootstock_server.api.refusals import explain, known, log_fault
 from rootstock_server.api.target import Target
 from rootstock_server.errors import AdapterMismatch, BadRequest, RootstockError, ServerFault
 
@@ -181,8 +182,8 @@ async def abort(context: grpc.aio.ServicerContext, error: RootstockError) -> Non
 
 def refusal_of(error: Exception) -> RootstockError:
     """What the caller is told: nothing of an error that is our own mistake."""
-    if isinstance(error, RootstockError):
-        return error
+    if isinstance(error, (RootstockError, RegistryError)):
+        return known(error)
     if isinstance(error, ValidationError):
         return explain(error.errors())
     fault = ServerFault("the server failed while answering; its log says why")

@@ -10,10 +10,11 @@ import time
 
 import structlog
 from rootstock_registry.audit import acting_as
+from rootstock_registry.errors import RegistryError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.refusals import response_to
+from rootstock_server.api.refusals import known, response_to
 from rootstock_server.config import Limits
 from rootstock_server.errors import RootstockError, TooLarge, Unauthenticated
 
@@ -39,9 +40,10 @@ class KeyFirst:
             return await send({"type": "websocket.close", "code": 1008})
         try:
             scope["caller"] = await self._handle.authenticate(_authorization(scope))
-        except RootstockError as error:
-            self._handle.telemetry.request("refused", error.status, 0.0)
-            return await response_to(error)(scope, receive, send)
+        except (RootstockError, RegistryError) as error:
+            refusal = known(error)
+            self._handle.telemetry.request("refused", refusal.status, 0.0)
+            return await response_to(refusal)(scope, receive, send)
         # Whatever the request changes in the registry is its key's, in the audit log.
         with acting_as(scope["caller"].key_id):
             return await self._app(scope, receive, send)

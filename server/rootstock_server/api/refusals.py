@@ -13,9 +13,11 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from rootstock_registry.errors import RegistryError
 from rootstock_wire.openai import ErrorBody, ErrorDetail
 from starlette.exceptions import HTTPException
 
+from rootstock_server.api.registry_calls import translate
 from rootstock_server.errors import BadRequest, RootstockError, ServerFault
 
 log = structlog.get_logger()
@@ -31,6 +33,7 @@ MAX_FIELD_CHARS = 128
 
 def install(app: FastAPI) -> None:
     app.add_exception_handler(RootstockError, _refused)
+    app.add_exception_handler(RegistryError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(Exception, _fault)
@@ -50,6 +53,11 @@ def response_to(error: RootstockError, status: int | None = None) -> JSONRespons
     return JSONResponse(body_of(error), status or error.status, headers)
 
 
+def known(error: RootstockError | RegistryError) -> RootstockError:
+    """`error` as the server's own: what the registry says anywhere has its status, too."""
+    return translate(error) if isinstance(error, RegistryError) else error
+
+
 def log_fault(error: RootstockError) -> None:
     """Write down what the answer does not say."""
     if isinstance(error, ServerFault):
@@ -64,6 +72,8 @@ def explain(errors: Sequence[Any]) -> BadRequest:
         return BadRequest(f"the body is not valid JSON: {place}")
     if first["type"] in ("model_attributes_type", "dict_type") and list(first["loc"]) == ["body"]:
         return BadRequest("the body must be a JSON object sent as `content-type: application/json`")
+    if first["type"] == "missing" and list(first["loc"]) == ["body"]:
+        return BadRequest("a JSON object is required as the body; an empty one is {}")
     param = field_of(first["loc"])
     message = {
         "extra_forbidden": "is not a field of this request",
@@ -89,9 +99,10 @@ def field_of(location: Sequence[str | int]) -> str:
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RootstockError)
-    log_fault(error)
-    return response_to(error)
+    assert isinstance(error, (RootstockError, RegistryError))
+    refusal = known(error)
+    log_fault(refusal)
+    return response_to(refusal)
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

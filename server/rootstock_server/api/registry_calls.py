@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
+import structlog
 from rootstock_registry import errors as theirs
 
 from rootstock_server import errors
+
+log = structlog.get_logger()
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,9 +29,14 @@ TRANSLATED: dict[type[theirs.RegistryError], type[errors.RootstockError]] = {
     theirs.Conflict: errors.Conflict,
     theirs.GateNotMet: errors.GateNotMet,
     theirs.Untrusted: errors.Untrusted,
-    theirs.Unavailable: errors.Overloaded,
     theirs.CorruptBlob: errors.CorruptAdapter,
 }
+
+_AWAY = (
+    "the registry cannot be reached or written now; try again in a moment: "
+    "what was asked may be asked again safely"
+)
+_FULL = "no room is left where the registry keeps its versions; nothing was stored"
 
 
 async def ask(work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -54,5 +62,12 @@ def openai_words(param: str | None = None) -> Iterator[None]:
 
 
 def translate(error: theirs.RegistryError, param: str | None = None) -> errors.RootstockError:
+    """The server's error for the registry's, with its words; where those name a machine or a
+    folder, which is no caller's business, they go to the log instead."""
+    if isinstance(error, theirs.Unavailable):
+        log.warning("the registry is unavailable", why=error.message)
+        return errors.Overloaded(
+            _FULL if isinstance(error, theirs.StorageFull) else _AWAY, param=param
+        )
     known = (TRANSLATED[cls] for cls in type(error).__mro__ if cls in TRANSLATED)
     return next(known, errors.ServerFault)(error.message, param=param)

@@ -21,7 +21,7 @@ MAX_HEADER_CHARS = 512
 def check_role(owner: KeyOwner, needs: str) -> KeyOwner:
     """`owner` itself. Raises Forbidden where its role is too small."""
     if ROLES.index(owner.role) < ROLES.index(needs):
-        raise Forbidden(f"this key is a {owner.role}'s; this call needs a {needs}'s")
+        raise Forbidden(f"this key has the role {owner.role}; this call needs the role {needs}")
     return owner
 
 
