@@ -29,6 +29,7 @@ from rootstock_server.api import (
     fine_tuning,
     native,
     openai,
+    pages,
     probes,
 )
 from rootstock_server.api.handle import Handle
@@ -134,6 +135,10 @@ ROUTES_MEAN = {
     "/v1/fine_tuning/jobs/{job_id}/resume": "go on from that checkpoint",
     "/v1/fine_tuning/jobs/{job_id}/events": "what happened to it, newest first",
     "/v1/fine_tuning/jobs/{job_id}/checkpoints": "where it can be taken up again",
+    "/jobs": "a page for a browser: the caller's jobs and comparisons, newest first",
+    "/jobs/{job_id}": "a page for a browser: one job, its losses drawn while it runs",
+    "/jobs.js": "the script of these pages",
+    "/jobs.css": "their style",
     "/v1/tasks/{task}": "whichever version the route of the task chooses: `messages` (chat), "
     "`prompt` (completion) or `input` (classify)",
 }
@@ -273,7 +278,7 @@ def _subclasses(cls: type[errors.RootstockError]) -> Iterator[type[errors.Rootst
 def http_routes() -> str:
     """Method and path of every HTTP route, as the application registers them."""
     nobody = cast(Handle, None)  # the routes only keep it for when they are asked
-    doors = (probes, openai, native, adapters, aliases, files, fine_tuning, comparisons)
+    doors = (probes, openai, native, adapters, aliases, files, fine_tuning, comparisons, pages)
     rooms = [cast(Any, room.routes(nobody)) for room in doors]
     found = [
         (route.path.replace(":path", ""), ", ".join(route.methods))

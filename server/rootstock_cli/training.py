@@ -52,7 +52,11 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter. Repeatable."),
     ] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Leave the job to the sidecar; print its id.")
+        bool,
+        typer.Option(
+            "--detach",
+            help="Leave the job to the sidecar; print its id. The server's page /jobs shows it.",
+        ),
     ] = False,
     priority: Annotated[
         int, typer.Option(min=-100, max=100, help="With --detach: higher comes first.")

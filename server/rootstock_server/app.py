@@ -34,6 +34,7 @@ from rootstock_server.api import (
     fine_tuning,
     native,
     openai,
+    pages,
     probes,
     refusals,
 )
@@ -74,7 +75,8 @@ def build_app(config: Config, registry: Registry, engines: Mapping[str, EngineCl
     # The interactive pages would load scripts from elsewhere; the schema is behind the key.
     app = FastAPI(title="Rootstock", docs_url=None, redoc_url=None, responses=errors)
     app.state.handle = handle
-    for room in (probes, openai, native, adapters, aliases, files, fine_tuning, comparisons):
+    doors = (probes, openai, native, adapters, aliases, files, fine_tuning, comparisons, pages)
+    for room in doors:
         app.include_router(room.routes(handle))
     refusals.install(app)
     # The last one added is the outermost.
@@ -261,6 +263,7 @@ def _announced(
     }
     _write_whole(file, json.dumps(facts))
     console.print(f"Rootstock listens on [bold]http://{http}[/bold] and, for gRPC, on {grpc}")
+    console.print(f"Training jobs are shown at http://{http}/jobs")
     try:
         yield
     finally:

@@ -94,7 +94,9 @@ def routes(handle: Handle) -> APIRouter:
     async def file_content(file_id: str, request: Request) -> Response:
         stored = await _stored(handle.registry, caller_of(request, "publisher"), file_id)
         data = await asyncio.to_thread(handle.registry.blobs.get, stored.digest)
-        return Response(data, media_type="application/octet-stream")
+        # Anything may be in it: a browser that was led here is not to guess at what it is.
+        headers = {"x-content-type-options": "nosniff"}
+        return Response(data, media_type="application/octet-stream", headers=headers)
 
     @router.delete("/files/{file_id}")
     async def delete_file(file_id: str, request: Request) -> FileDeleted:

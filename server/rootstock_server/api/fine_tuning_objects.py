@@ -97,11 +97,16 @@ def _model(registry: Registry, job: Job) -> str | None:
     return None
 
 
-def _hyperparameters(method: str, chosen: dict[str, Any]) -> Hyperparameters:
+def settings_of(method: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What was `chosen`, and the default of all else that the method takes."""
     try:
-        settings = parse_settings(method, chosen).model_dump()
+        return parse_settings(method, chosen).model_dump()
     except ValueError:  # a row of another version of this program
-        settings = chosen
+        return chosen
+
+
+def _hyperparameters(method: str, chosen: dict[str, Any]) -> Hyperparameters:
+    settings = settings_of(method, chosen)
     return Hyperparameters.model_validate(
         {name: settings.get(name) for name in Hyperparameters.model_fields}
     )

@@ -14,9 +14,11 @@ from rootstock_registry.errors import RegistryError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rootstock_server.api.handle import Handle
+from rootstock_server.api.pages.document import takes_password
 from rootstock_server.api.refusals import known, response_to
 from rootstock_server.config import Limits
 from rootstock_server.errors import RootstockError, TooLarge, Unauthenticated
+from rootstock_server.tenancy.auth import from_password
 
 # What answers without a key; everything else does not, known route or not.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
@@ -43,7 +45,7 @@ class KeyFirst:
         except (RootstockError, RegistryError) as error:
             refusal = known(error)
             self._handle.telemetry.request("refused", refusal.status, 0.0)
-            return await response_to(refusal)(scope, receive, send)
+            return await response_to(scope, refusal)(scope, receive, send)
         # Whatever the request changes in the registry is its key's, in the audit log.
         with acting_as(scope["caller"].key_id):
             return await self._app(scope, receive, send)
@@ -53,7 +55,10 @@ def _authorization(scope: Scope) -> str | None:
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     if len(values) > 1:
         raise Unauthenticated("send one Authorization header, not several")
-    return values[0].decode("latin-1") if values else None
+    if not values:
+        return None
+    value = values[0].decode("latin-1")
+    return from_password(value) if takes_password(scope["method"], scope["path"]) else value
 
 
 class Observe:
@@ -108,7 +113,7 @@ class Intake:
         body = await self._read(receive)
         if body is None:
             error = TooLarge(f"the body is larger than {self._max} bytes")
-            return await response_to(error)(scope, receive, send)
+            return await response_to(scope, error)(scope, receive, send)
         await self._run(scope, body, receive, send)
 
     async def _read(self, receive: Receive) -> bytes | None:

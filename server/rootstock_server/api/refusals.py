@@ -1,4 +1,5 @@
-"""Errors in words: every refusal becomes OpenAI's error body with the status its class owns.
+"""Errors in words: every refusal becomes OpenAI's error body with the status its class owns, or,
+where a browser asks for a page, a page.
 
 The only place of the HTTP door that knows error classes. Refuses to echo what was sent.
 """
@@ -12,11 +13,13 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from rootstock_registry.errors import RegistryError
 from rootstock_wire.openai import ErrorBody, ErrorDetail
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
+from rootstock_server.api.pages import document
 from rootstock_server.api.registry_calls import translate
 from rootstock_server.errors import BadRequest, RootstockError, ServerFault
 
@@ -44,7 +47,9 @@ def body_of(error: RootstockError) -> dict[str, Any]:
     return ErrorBody(error=detail).model_dump()
 
 
-def response_to(error: RootstockError, status: int | None = None) -> JSONResponse:
+def response_to(scope: Scope, error: RootstockError, status: int | None = None) -> Response:
+    if document.is_page(scope["method"], scope["path"]):
+        return document.refusal(error, status or error.status)
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
@@ -98,30 +103,33 @@ def field_of(location: Sequence[str | int]) -> str:
     return path[:MAX_FIELD_CHARS]
 
 
-async def _refused(_: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, (RootstockError, RegistryError))
     refusal = known(error)
     log_fault(refusal)
-    return response_to(refusal)
+    return response_to(request.scope, refusal)
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return response_to(explain(error.errors()))
+    return response_to(request.scope, explain(error.errors()))
 
 
-async def _not_routed(request: Request, error: Exception) -> JSONResponse:
+async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = {
         404: f"no such route: {request.method} {request.url.path[:MAX_FIELD_CHARS]}",
         405: f"{request.method} is not allowed on this route",
     }.get(error.status_code, "the body could not be read as JSON")
-    return JSONResponse(body_of(BadRequest(message)), error.status_code, error.headers)
+    answer = response_to(request.scope, BadRequest(message), error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
-async def _fault(_: Request, error: Exception) -> JSONResponse:
+async def _fault(request: Request, error: Exception) -> Response:
     log.error("fault", error=type(error).__name__, exc_info=error)
-    return response_to(ServerFault("the server failed while answering; its log says why"))
+    fault = ServerFault("the server failed while answering; its log says why")
+    return response_to(request.scope, fault)
 
 
 def sse(data: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Who is asking: an `Authorization: Bearer` key becomes its owner.
+"""Who is asking: an `Authorization: Bearer` key, or a browser's password, becomes its owner.
 
 Refuses to know what the owner asks for.
 """
@@ -6,6 +6,7 @@ Refuses to know what the owner asks for.
 from __future__ import annotations
 
 import asyncio
+import base64
 
 from rootstock_registry import KeyOwner, Registry
 
@@ -23,6 +24,18 @@ def check_role(owner: KeyOwner, needs: str) -> KeyOwner:
     if ROLES.index(owner.role) < ROLES.index(needs):
         raise Forbidden(f"this key has the role {owner.role}; this call needs the role {needs}")
     return owner
+
+
+def from_password(authorization: str) -> str:
+    """The password of HTTP Basic (RFC 7617) as a bearer key; any other value as it is."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic" or len(encoded) > MAX_HEADER_CHARS:
+        return authorization
+    try:
+        pair = base64.b64decode(encoded.strip(), validate=True).decode()
+    except ValueError:  # not base64, or not UTF-8: refused like any other value that is no key
+        return authorization
+    return f"Bearer {pair.partition(':')[2]}"
 
 
 class Authenticator:

@@ -1,0 +1,84 @@
+"""The page of a job in a real browser: open before the job begins, current until it has ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+from rootstock_registry import Registry
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+EVIL = "<img src=x onerror='window.attacked = true'>"
+TRAINED_MS = 30_000
+
+
+@pytest.fixture
+def browser_page() -> Iterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium and no google-chrome is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()
+
+
+def test_the_curve_grows_without_a_reload_until_the_job_has_succeeded(
+    filled, start_server, tiny: dict[str, Path], browser_page: Page, tmp_path: Path
+) -> None:
+    registry: Registry = filled(tmp_path)
+    job = paused_job(registry, tiny["tiny"], tmp_path / "rows.jsonl")
+    _, secret = registry.create_key("local", "publisher")
+    server = start_server(tmp_path, no_sidecar=False, no_auth=False)
+    page, faults = browser_page, heard(browser_page)
+    # The key is given once, to the page; what its script asks for then carries it.
+    page.goto(server.url.replace("//", f"//someone:{secret}@") + f"/jobs/{job}")
+    page.evaluate("window.opened = true")
+    expect(page.locator("#events")).to_contain_text(EVIL)
+    expect(page.locator("#status")).to_have_text("paused")
+    dots = page.locator("#curve circle.training")
+    assert dots.count() == 0
+    registry.resume_job("local", job)
+    expect(dots).not_to_have_count(0, timeout=TRAINED_MS)
+    seen = dots.count()
+    expect(page.locator("#status")).to_have_text("succeeded", timeout=TRAINED_MS)
+    expect(page.locator("#version")).to_have_text("clerk:1")
+    assert dots.count() > seen
+    assert page.locator("#curve circle.validation").count() > 0
+    expect(page.locator("#files a")).to_have_count(2)
+    with page.expect_download() as download:
+        page.locator("#files a").first.click()
+    assert download.value.path().read_text().startswith("step,train_loss,valid_loss")
+    assert page.evaluate("window.opened && !window.attacked")
+    assert not faults
+    page.goto(f"{server.url}/jobs")
+    expect(page.locator("#rows .status")).to_have_text("succeeded")
+    registry.close()
+    assert server.stop() == 0
+
+
+def paused_job(registry: Registry, base: Path, file: Path) -> str:
+    """A job that waits to be resumed, with markup in its story."""
+    rows = [{"prompt": f"the quick {n}", "completion": " brown fox jumps"} for n in range(32)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = {
+        "method": "lora", "base": "tiny", "base_path": str(base), "data": str(file),
+        "name": "clerk", "hyperparameters": {"rank": 4, "n_epochs": 60, "learning_rate": 1e-2},
+    }  # fmt: skip
+    job = registry.submit_job("local", spec)
+    held = registry.claim_job("somebody", 60.0, job.id)
+    assert held is not None
+    registry.tell_job(held, EVIL)
+    registry.release_job(held, paused=True)
+    return job.id
+
+
+def heard(page: Page) -> list[str]:
+    """What the page's script throws, and what its policy refuses, as it happens."""
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: faults.append(line.text) if "Policy" in line.text else None)
+    return faults
