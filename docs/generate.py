@@ -139,6 +139,7 @@ ROUTES_MEAN = {
     "/jobs/{job_id}": "a page for a browser: one job, its losses drawn while it runs",
     "/jobs.js": "the script of these pages",
     "/jobs.css": "their style",
+    "/jobs.svg": "their icon",
     "/v1/tasks/{task}": "whichever version the route of the task chooses: `messages` (chat), "
     "`prompt` (completion) or `input` (classify)",
 }

@@ -53,8 +53,8 @@ async def test_a_password_reads_pages_and_what_they_read_and_changes_nothing(
     file = house.registry.add_file("acme", "rows.jsonl", "fine-tune", ROWS).id
     password = by_password(publisher)
     for path in (
-        "/jobs", f"/jobs/{job}", "/jobs.js", "/jobs.css", f"{JOBS}/{job}", f"{JOBS}/{job}/events",
-        f"/v1/files/{file}", f"/v1/files/{file}/content",
+        "/jobs", f"/jobs/{job}", "/jobs.js", "/jobs.css", "/jobs.svg", f"{JOBS}/{job}",
+        f"{JOBS}/{job}/events", f"/v1/files/{file}", f"/v1/files/{file}/content",
     ):  # fmt: skip
         for headers in (password, publisher):
             assert (await house.http.get(path, headers=headers)).status_code == 200, path
@@ -110,7 +110,8 @@ async def test_every_answer_forbids_what_comes_from_elsewhere(house, publisher) 
         assert "unsafe" not in policy and "http" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
-        assert "//" not in answer.text.replace("://", "") or path.endswith(".js")
+        if not path.endswith(".js"):
+            assert "//" not in answer.text, path  # no address of another place
     bare = await house.http.get(f"/jobs/{job}")
     assert bare.headers["content-security-policy"] == policy
 
@@ -133,7 +134,7 @@ async def test_whatever_people_sent_is_shown_as_text(house, publisher) -> None:
 async def test_a_page_shows_the_job_without_its_script(house, publisher) -> None:
     job = submit(house, hyperparameters={"rank": 4})
     fresh = (await page(house, publisher, f"/jobs/{job}")).text
-    assert "no step yet" in fresh and ">queued<" in fresh
+    assert "no losses so far" in fresh and ">queued<" in fresh
     held = house.registry.claim_job("w", 60.0)
     file = house.registry.add_file("acme", "loss.png", "fine-tune-results", b"x")
     house.registry.renew_job(

@@ -58,12 +58,14 @@ def takes_password(method: str, path: str) -> bool:
 
 
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    return HTMLResponse(TEMPLATES.get_template(template).render(values), status, HEADERS)
+    """`template` filled with `values` and `status`."""
+    text = TEMPLATES.get_template(template).render(values, status=status)
+    return HTMLResponse(text, status, HEADERS)
 
 
 def refusal(error: RootstockError, status: int) -> HTMLResponse:
     """The error in words, for somebody in front of a browser."""
-    answer = page("refused.html", status, status=status, message=error.message)
+    answer = page("refused.html", status, message=error.message)
     if status == 401:
         answer.headers["www-authenticate"] = CHALLENGE
     if error.retry_after_s is not None:

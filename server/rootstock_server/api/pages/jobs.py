@@ -6,18 +6,24 @@ Translates only: what a job is, `fine_tuning_objects.py` says. Refuses to change
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from rootstock_registry import Job, Registry
 from rootstock_registry.records_work import StoredFile
-from rootstock_wire.fine_tuning import MAX_PAGE, FineTuningJob
+from rootstock_wire.fine_tuning import MAX_PAGE, FineTuningJobEvent, Status
 
 from rootstock_server.api.caller import caller_of
-from rootstock_server.api.fine_tuning_objects import event_object, job_object, settings_of
+from rootstock_server.api.fine_tuning_objects import (
+    event_object,
+    job_object,
+    settings_of,
+    status_of,
+)
 from rootstock_server.api.handle import Handle
 from rootstock_server.api.pages.document import HEADERS, page
 from rootstock_server.api.registry_calls import openai_words
@@ -39,19 +45,26 @@ class Step:
     loss: float
 
     @classmethod
-    def of(cls, data: dict[str, Any] | None) -> Step:
-        assert data is not None, "an event with metrics has them in its data"
-        step = data.get("step", 0)
-        return cls(step, max(step, data.get("total_steps", 0)), data["train_loss"])
+    def last(cls, events: Sequence[FineTuningJobEvent]) -> Step | None:
+        """Of `events`, newest first."""
+        for event in events:
+            if event.type == "metrics" and event.data is not None:
+                step = event.data.get("step", 0)
+                total = max(step, event.data.get("total_steps", 0))
+                return cls(step, total, event.data["train_loss"])
+        return None
 
 
 @dataclass(frozen=True)
 class Shown:
     """A job as a line of the list: `done` of `total` in its present `stage`."""
 
-    job: FineTuningJob
+    id: str
     name: str
     method: str
+    base: str
+    created_at: int
+    status: Status
     stage: str
     done: int
     total: int
@@ -59,13 +72,12 @@ class Shown:
 
     @property
     def live(self) -> bool:
-        return self.job.status not in ENDED
+        return self.status not in ENDED
 
 
 def routes(handle: Handle) -> APIRouter:
     router = APIRouter(tags=["pages"], include_in_schema=False)
-    script = (STATIC / "jobs.js").read_bytes()
-    style = (STATIC / "jobs.css").read_bytes()
+    still = {name: (STATIC / name).read_bytes() for name in ("jobs.js", "jobs.css", "jobs.svg")}
 
     @router.get("/jobs")
     async def jobs_page(
@@ -85,23 +97,28 @@ def routes(handle: Handle) -> APIRouter:
     # every path below `/`, so also to the JSON routes that the script reads (RFC 7617, 2.2).
     @router.get("/jobs.js")
     async def jobs_script() -> Response:
-        return Response(script, media_type="text/javascript", headers=HEADERS)
+        return Response(still["jobs.js"], media_type="text/javascript", headers=HEADERS)
 
     @router.get("/jobs.css")
     async def jobs_style() -> Response:
-        return Response(style, media_type="text/css", headers=HEADERS)
+        return Response(still["jobs.css"], media_type="text/css", headers=HEADERS)
+
+    # Without it a browser asks for /favicon.ico, is refused, and forgets the key that it sent.
+    @router.get("/jobs.svg")
+    async def jobs_icon() -> Response:
+        return Response(still["jobs.svg"], media_type="image/svg+xml", headers=HEADERS)
 
     return router
 
 
 def _list(registry: Registry, tenant: str, after: str | None) -> Response:
     found = registry.jobs(tenant, after, JOBS_SHOWN + 1)
-    jobs = [_shown(registry, job) for job in found[:JOBS_SHOWN]]
+    jobs = [_shown(job, _events(registry, job, EVENTS_SHOWN)) for job in found[:JOBS_SHOWN]]
     comparisons = registry.comparisons(tenant, limit=COMPARISONS_SHOWN).data if not after else []
     return page(
         "jobs.html",
         jobs=jobs,
-        older=jobs[-1].job.id if len(found) > JOBS_SHOWN else None,
+        older=jobs[-1].id if len(found) > JOBS_SHOWN else None,
         comparisons=comparisons,
         live=any(each.live for each in jobs),
     )
@@ -109,25 +126,35 @@ def _list(registry: Registry, tenant: str, after: str | None) -> Response:
 
 def _one(registry: Registry, tenant: str, job_id: str) -> Response:
     row = registry.tenant_job(tenant, job_id)
-    events = [event_object(each) for each in registry.job_events(tenant, job_id, None, MAX_PAGE)]
-    shown = _shown(registry, row)
+    events = _events(registry, row, MAX_PAGE)
+    shown, job = _shown(row, events), job_object(registry, row)
     return page(
         "job.html",
         shown=shown,
-        job=shown.job,
+        job=job,
         settings=settings_of(shown.method, row.spec.get("hyperparameters", {})),
-        last=next((Step.of(each.data) for each in events if each.type == "metrics"), None),
+        last=Step.last(events),
         events=events[:EVENTS_SHOWN],
-        files=_files(registry, tenant, shown.job.result_files),
+        files=_files(registry, tenant, job.result_files),
     )
 
 
-def _shown(registry: Registry, row: Job) -> Shown:
-    progress: dict[str, Any] = row.progress
+def _events(registry: Registry, row: Job, count: int) -> list[FineTuningJobEvent]:
+    """Newest first."""
+    return [event_object(each) for each in registry.job_events(row.tenant, row.id, None, count)]
+
+
+def _shown(row: Job, events: Sequence[FineTuningJobEvent]) -> Shown:
+    progress, spec, last = row.progress, row.spec, Step.last(events)
+    if last is not None and status_of(row) in ENDED:  # its row tells only of what came after
+        progress = {"stage": "step", "done": last.step, "total": last.total, "loss": last.loss}
     return Shown(
-        job=job_object(registry, row),
-        name=row.spec.get("name", ""),
-        method=row.spec.get("method", ""),
+        id=row.id,
+        name=spec.get("name", ""),
+        method=spec.get("method", ""),
+        base=spec.get("base", ""),
+        created_at=int(row.created_at.timestamp()),
+        status=status_of(row),
         stage=progress.get("stage", ""),
         done=progress.get("done", 0),
         total=progress.get("total", 0),

@@ -32,7 +32,7 @@ function made(name, text, attributes = {}) {
 }
 
 async function repeat(once) {
-  // `once` says whether there may be more to see.
+  // `once` says whether there may be more to see. A page that nobody looks at asks for nothing.
   for (;;) {
     let pause = EVERY_MS;
     try {
@@ -76,8 +76,12 @@ function followJob(main) {
       if (event.type === "metrics") steps.set(event.data.step, event.data);
     }
     showJob(job);
-    if (fresh.length) showEvents(events);
-    draw([...steps.values()].sort((one, other) => one.step - other.step));
+    if (fresh.length) {
+      showEvents(events);
+      draw([...steps.values()].sort((one, other) => one.step - other.step));
+    }
+    // A method without steps says only that it is done.
+    if (job.status === "succeeded" && !steps.size) byId("progress").value = byId("progress").max;
     await showFiles(job.result_files);
     return !ENDED.includes(job.status);
   });
@@ -168,6 +172,7 @@ function draw(points) {
     const [step, loss] = pairs.at(-1);
     return `${name} ${loss.toFixed(4)} at step ${step}`;
   });
+  byId("validation").hidden = now.length < 2;
   write("losses", now.join(", "));
   write("curve-text", now.join(", "));
   byId("progress").max = total;
