@@ -15,6 +15,7 @@ from sqlalchemy import Row
 from rootstock_registry import index, storage
 from rootstock_registry.blobs import BlobStore
 from rootstock_registry.database import Database
+from rootstock_registry.errors import CorruptBlob, NotFound
 from rootstock_registry.evidence import Evidence
 from rootstock_registry.last_said import LastSaid
 from rootstock_registry.manifest import Manifest
@@ -69,6 +70,16 @@ class Opened:
         found = known.get((tenant, ref))
         return found or self._last_said.or_now(("version", tenant, ref), look_up)
 
+    def _manifest_of(self, row: Row[Any]) -> Manifest:
+        try:
+            return self._manifest(row.digest)
+        except NotFound as error:
+            # The row says that there is one: this is no name that nobody has.
+            raise CorruptBlob(
+                f"the manifest of {row.name}:{row.number}, {row.digest}, is not among the stored "
+                "blobs: bring them back, or publish the version again"
+            ) from error
+
     def _version(self, row: Row[Any]) -> Version:
         return Version(
             tenant=row.tenant,
@@ -76,7 +87,7 @@ class Opened:
             number=row.number,
             digest=row.digest,
             base_fingerprint=row.base_fingerprint,
-            manifest=self._manifest(row.digest),
+            manifest=self._manifest_of(row),
             aliases=tuple(sorted(row.aliases.split(","))) if row.aliases else (),
             created_at=datetime.fromtimestamp(row.created_at, UTC),
             yanked_at=when(row.yanked_at),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rootstock_registry.errors import RegistryError
+from rootstock_registry.errors import Conflict, RegistryError
 
 FILE = "storage.json"
 DEFAULT_CACHE_MIB = 1024
@@ -63,3 +64,21 @@ def remember(home: Path, database_url: str | None, blobs: str | None, blob_cache
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, home / FILE)
+
+
+def adopt(home: Path, given: Mapping[str, str]) -> None:
+    """Keep what is `given` (fields of `Storage`) for a home that has nothing yet.
+
+    Raises Conflict where the home keeps its rows or blobs elsewhere: neither place would have all.
+    """
+    before = read(home)
+    other = [name for name, value in given.items() if getattr(before, name) != value]
+    if not other:
+        return
+    if any((home / place).exists() for place in (FILE, "registry.db")):
+        names = " and ".join(other)
+        raise Conflict(
+            f"{home} keeps its registry elsewhere than {names} in the environment says: take that "
+            "away, choose another home, or give it to rootstock serve, which moves nothing"
+        )
+    remember(home, given.get("database_url"), given.get("blobs"), before.blob_cache_mib)

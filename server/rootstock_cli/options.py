@@ -5,6 +5,7 @@ The only file of the command that names environment variables; refuses to know a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,5 +33,15 @@ ApiKey = Annotated[
     str | None,
     typer.Option(envvar="ROOTSTOCK_API_KEY", help="The key; not needed with --no-auth."),
 ]
+
+# Where a home that is used for the first time keeps what: the fields of the registry's storage.
+STORAGE_VARIABLES = {"database_url": "ROOTSTOCK_DATABASE_URL", "blobs": "ROOTSTOCK_BLOBS"}
+
+
+def storage_given() -> dict[str, str]:
+    """What the environment says of it."""
+    found = {field: os.environ.get(name, "") for field, name in STORAGE_VARIABLES.items()}
+    return {field: value for field, value in found.items() if value}
+
 
 BASE_HELP = "[NAME=]PATH of a Hugging Face folder, minilm, demo, or ORG/NAME on the hub."

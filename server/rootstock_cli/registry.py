@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rootstock_cli import shipped
 from rootstock_cli.failures import Refused
-from rootstock_cli.options import BASE_HELP, LOCAL, Home, Json, Promote, Tenant
+from rootstock_cli.options import BASE_HELP, LOCAL, Home, Json, Promote, Tenant, storage_given
 
 if TYPE_CHECKING:
     from rootstock_adapters.base_card import BaseCard
@@ -58,9 +58,11 @@ def import_(
 
 
 def open_registry(home: Path) -> Registry:
-    from rootstock_registry import Registry
+    from rootstock_registry import Registry, storage
 
-    return Registry(home.expanduser().absolute())
+    place = home.expanduser().absolute()
+    storage.adopt(place, storage_given())
+    return Registry(place)
 
 
 def registered_base(registry: Registry, text: str) -> BaseCard:

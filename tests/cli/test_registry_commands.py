@@ -9,6 +9,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import pytest
+
 Command = Callable[..., CompletedProcess[str]]
 
 
@@ -123,6 +125,19 @@ def test_unknown_things_are_named(rootstock: Command) -> None:
         assert ran.returncode == 1
         assert ran.stderr.startswith("rootstock: ") and word in ran.stderr
         assert len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_a_new_home_keeps_its_rows_where_the_environment_says(
+    rootstock: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rootstock("tenant", "create", "acme").returncode == 0
+    monkeypatch.setenv("ROOTSTOCK_DATABASE_URL", "postgresql://me:hush@127.0.0.1:1/registry")
+    split = rootstock("list")
+    assert split.returncode == 1 and "keeps its registry elsewhere" in split.stderr
+    elsewhere = rootstock("list", "--home", home / "new")
+    assert elsewhere.returncode == 1 and "me:***@127.0.0.1:1/registry" in elsewhere.stderr
+    assert not (home / "new" / "registry.db").exists()
+    assert "hush" not in split.stderr + elsewhere.stderr
 
 
 def test_an_empty_registry_says_how_to_begin(rootstock: Command) -> None:

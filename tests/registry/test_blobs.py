@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +48,33 @@ def test_other_bytes_under_the_name_are_never_returned(
     file.write_bytes(content)
     with pytest.raises(CorruptBlob, match=digest):
         blobs.get(digest)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused_and_kills_nobody(
+    blobs: BlobStore, tmp_path: Path
+) -> None:
+    data = bytes(range(256)) * 16_384
+    digest = blobs.put(data)
+    file = next(path for path in tmp_path.rglob("*") if path.is_file())
+    file.chmod(0o644)
+    done = threading.Event()
+
+    def shrink_and_restore() -> None:
+        while not done.is_set():
+            os.truncate(file, 100)
+            file.write_bytes(data)
+
+    with ThreadPoolExecutor(1) as pool:
+        meddling = pool.submit(shrink_and_restore)
+        refused = 0
+        while refused < 20:
+            try:
+                assert blobs.get(digest) == data
+            except CorruptBlob:
+                refused += 1
+        done.set()
+        meddling.result()
+    assert blobs.get(digest) == data
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,17 @@ def test_another_process_sees_a_version_as_soon_as_publish_returns(
         assert other.resolve("local", "triage") == version
 
 
+def test_a_row_whose_digest_was_edited_is_damage_and_no_unknown_name(
+    registry: Registry, card: BaseCard, head: Head, lineage: Lineage
+) -> None:
+    registry.publish("local", "triage", card, [head(1.0)], lineage=lineage, promote="prod")
+    with registry._database.writes.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE versions SET digest = 'sha256:{'7' * 64}'")
+    for ref in ("triage", "triage:1"):
+        with pytest.raises(errors.CorruptBlob, match=r"manifest of triage:1, sha256:777"):
+            registry.resolve("local", ref)
+
+
 def test_a_damaged_part_or_manifest_is_said_and_repaired_by_publishing_again(
     registry: Registry,
     opened: Callable[[], Registry],

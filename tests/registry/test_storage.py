@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from rootstock_registry import BlobStore, Registry, storage
-from rootstock_registry.errors import RegistryError
+from rootstock_registry.errors import Conflict, RegistryError
 from rootstock_registry.storage import Storage
 
 
@@ -43,6 +43,24 @@ def test_every_program_that_opens_the_home_finds_the_same_blobs(
         assert blobs._cache._limit == 7 * 1024 * 1024
         assert blobs._cache._folder == home / "blob-cache"
     registry.close()
+
+
+def test_an_empty_home_adopts_what_is_given_and_another_is_never_split(tmp_path: Path) -> None:
+    url = "postgresql://me:hush@host/db"
+    new, used, plain = (tmp_path / name for name in ("new", "used", "plain"))
+    for _ in range(2):
+        storage.adopt(new, {"database_url": url, "blobs": "s3://shelf/x"})
+        assert storage.read(new) == Storage(database_url=url, blobs="s3://shelf/x")
+    storage.adopt(new, {"database_url": url})
+    storage.adopt(plain, {})
+    assert not plain.exists()
+    storage.remember(used, "postgresql://other/db", None, 5)
+    Registry(plain).close()
+    for home in (used, plain):
+        with pytest.raises(Conflict, match="database_url in the environment") as caught:
+            storage.adopt(home, {"database_url": url})
+        assert "hush" not in caught.value.message
+    assert storage.read(plain) == Storage()
 
 
 @pytest.mark.parametrize(
