@@ -31,10 +31,7 @@ def adapter_page(
     rows = list(connection.execute(_ADAPTERS, values))
     shown, more = rows[:limit], len(rows) > limit
     kinds, bases = _kinds(connection, shown), _base_names(connection, shown)
-    moved: dict[str, dict[str, int]] = defaultdict(dict)
-    of_page = (aliases.c.tenant == tenant, aliases.c.name.in_([row.name for row in shown]))
-    for alias in connection.execute(select(aliases).where(*of_page).order_by(aliases.c.alias)):
-        moved[alias.name][alias.alias] = alias.number
+    moved = _aliases(connection, tenant, [row.name for row in shown])
     summaries = (
         AdapterSummary(
             name=row.name,
@@ -66,13 +63,12 @@ def adapter(connection: Connection, tenant: str, name: str) -> AdapterSummary:
     if not rows:
         raise unknown(name)
     kinds, bases = _kinds(connection, rows), _base_names(connection, rows)
-    moved = alias_page(connection, tenant, name, None, _AT_ONCE).data
     return AdapterSummary(
         name=name,
         base=bases.get(rows[0].base_fingerprint, rows[0].base_fingerprint),
         kinds=tuple(kind for kind, _ in kinds[rows[0].digest]),
         latest=rows[0].number,
-        aliases={each.alias: each.number for each in moved},
+        aliases=_aliases(connection, tenant, [name])[name],
     )
 
 
@@ -151,6 +147,17 @@ def _highest(names: CTE, *where: Any) -> ScalarSelect[Any]:
 
 
 _ADAPTERS = _adapters()
+
+
+def _aliases(
+    connection: Connection, tenant: str, names: Collection[str]
+) -> dict[str, dict[str, int]]:
+    """By adapter, what each of its aliases means."""
+    moved: dict[str, dict[str, int]] = defaultdict(dict)
+    of_page = (aliases.c.tenant == tenant, aliases.c.name.in_(names))
+    for alias in connection.execute(select(aliases).where(*of_page).order_by(aliases.c.alias)):
+        moved[alias.name][alias.alias] = alias.number
+    return moved
 
 
 def _kinds(connection: Connection, rows: Collection[Row[Any]]) -> dict[str, list[tuple[str, int]]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from rootstock_adapters.base_card import BaseCard
 from rootstock_registry import Lineage, NewPart, Registry, errors
+from rootstock_registry.model import aliases
 
 Head = Callable[[float], NewPart]
 
@@ -42,6 +43,14 @@ def test_an_adapter_is_shown_with_its_latest_version_and_its_aliases(filled: Reg
     shown = filled.adapter_page("local", after="0", limit=1).data[0]
     assert (shown.name, shown.base, shown.kinds) == ("b", "tiny", ("head",))
     assert (shown.latest, shown.aliases) == (5, {"canary": 5, "prod": 1})
+
+
+def test_an_adapter_shows_every_alias_however_many_there_are(filled: Registry) -> None:
+    more = {f"a{number:04}": 1 for number in range(600)}
+    rows = [{"tenant": "local", "name": "b", "alias": a, "number": n} for a, n in more.items()]
+    with filled._database.writes.begin() as connection:
+        connection.execute(aliases.insert(), rows)
+    assert filled.adapter("local", "b").aliases == more | {"canary": 5, "prod": 1}
 
 
 def test_versions_come_newest_first_in_pages(filled: Registry) -> None:
