@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from rootstock_registry import Registry
+from rootstock_registry import Job, Registry
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<img src=x onerror='window.attacked = true'>"
-TRAINED_MS = 30_000
+TRAINED_MS = 60_000
+LEASE_S = 300.0
 
 
 @pytest.fixture
@@ -30,24 +31,30 @@ def test_the_curve_grows_without_a_reload_until_the_job_has_succeeded(
     filled, start_server, tiny: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
     registry: Registry = filled(tmp_path)
-    job = paused_job(registry, tiny["tiny"], tmp_path / "rows.jsonl")
+    held = held_job(registry, tiny["tiny"], tmp_path / "rows.jsonl")
     _, secret = registry.create_key("local", "publisher")
     bases = [f"tiny={tiny['tiny']}"]
     server = start_server(tmp_path, bases=bases, no_sidecar=False, no_auth=False)
     page = with_key(browser, secret)
     faults = heard(page)
-    page.goto(f"{server.url}/jobs/{job}")
+    page.goto(f"{server.url}/jobs")
+    expect(page.locator("#rows .status")).to_have_text("validating_files")
+    registry.renew_job(held, LEASE_S, {"stage": "training", "done": 1, "total": 60})
+    expect(page.locator("#rows")).to_contain_text("training 1/60")
+    page.locator("#rows a").click()
     page.evaluate("window.opened = true")
     expect(page.locator("#events")).to_contain_text(EVIL)
-    expect(page.locator("#status")).to_have_text("paused")
+    expect(page.locator("#status")).to_have_text("running")
     dots = page.locator("#curve circle.training")
     assert dots.count() == 0
-    registry.resume_job("local", job)
-    expect(dots).not_to_have_count(0, timeout=TRAINED_MS)
-    seen = dots.count()
+    for step in (1, 2):
+        told = {"step": step, "total_steps": 60, "train_loss": 7.0}
+        registry.tell_job(held, f"Step {step}/60", told)
+        expect(dots).to_have_count(step)
+    registry.release_job(held)  # the sidecar has waited for this
     expect(page.locator("#status")).to_have_text("succeeded", timeout=TRAINED_MS)
     expect(page.locator("#version")).to_have_text("clerk:1")
-    assert dots.count() > seen
+    assert dots.count() > 10
     assert page.locator("#curve circle.validation").count() > 0
     expect(page.locator("#files a")).to_have_count(2)
     with page.expect_download() as download:
@@ -61,21 +68,20 @@ def test_the_curve_grows_without_a_reload_until_the_job_has_succeeded(
     assert server.stop() == 0
 
 
-def paused_job(registry: Registry, base: Path, file: Path) -> str:
-    """A job that waits to be resumed, with markup in its story."""
+def held_job(registry: Registry, base: Path, file: Path) -> Job:
+    """A job that we are at work on, as far as others can see, with markup in its story."""
     rows = [{"prompt": f"the quick {n}", "completion": " brown fox jumps"} for n in range(32)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec = {
         "method": "lora", "base": "tiny", "base_path": str(base), "data": str(file),
         "name": "clerk",
-        "hyperparameters": {"n_epochs": 120, "learning_rate": 1e-3, "early_stopping": 1000},
+        "hyperparameters": {"n_epochs": 20, "early_stopping": 1000},
     }  # fmt: skip
     job = registry.submit_job("local", spec)
-    held = registry.claim_job("somebody", 60.0, job.id)
+    held = registry.claim_job("somebody", LEASE_S, job.id)
     assert held is not None
     registry.tell_job(held, EVIL)
-    registry.release_job(held, paused=True)
-    return job.id
+    return held
 
 
 def with_key(browser: Browser, secret: str) -> Page:
