@@ -106,7 +106,11 @@ def compare(
     if table is None:
         raise Refused(f"comparison {comparison.id}: a job has not ended; see rootstock jobs")
     if serving and tenant == LOCAL:
-        table = with_cost(table, home, source, data, text_column)
+        try:
+            table = with_cost(table, home, source, data, text_column)
+        except Refused as error:
+            # What was trained for hours is worth its table without that column.
+            Console(stderr=True).print(f"what serving costs is not known: {error}", markup=False)
     ended = room.keep(registry, comparison, table)
     folder = (out or Path(f"{name}-comparison")).expanduser()
     _write(table, folder, f"{name} on base {common['base']}")

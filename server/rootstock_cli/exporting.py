@@ -55,8 +55,7 @@ def export(
     else:
         # Only with a key is a caller anybody else than the tenant local.
         _, key = registry.create_key(tenant, "caller")
-    ports = ["--port", "0", "--grpc-port", "0"]
-    with private_server(home, [source], [*options, *ports]) as server:
+    with private_server(home, [source], options) as server:
         from rootstock_client import Client
 
         with Client(server.url, key) as client:

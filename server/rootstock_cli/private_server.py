@@ -23,6 +23,7 @@ from rootstock_cli.shipped import Source
 
 START_S = 120.0
 STOP_S = 15.0
+FREE_PORTS = ("--port", "0", "--grpc-port", "0")
 
 
 class Running(NamedTuple):
@@ -52,10 +53,11 @@ def private_server(
     command = [sys.executable, "-m", "rootstock_cli.main", "serve", "--home", str(home)]
     for base in bases:
         command += ["--base", str(base)]
+    command += [*FREE_PORTS, *options]
     with log.open("wb") as output, _sigterm_unwinds():
         # A session of its own: Ctrl-C in the terminal reaches it through us, at the right moment.
         process = subprocess.Popen(
-            [*command, *options],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -56,16 +57,20 @@ def reviews(tmp_path: Path) -> Path:
 
 
 def test_methods_are_trained_compared_written_and_kept(
-    rootstock: Command, encoder: Path, reviews: Path, home: Path, tmp_path: Path
-) -> None:
-    ran = rootstock(
-        "compare", "--base", encoder, "--data", reviews, "--methods", "head,head:c=0.001",
-        "--no-serving", "--out", tmp_path / "out", "--json",
-    )  # fmt: skip
+    rootstock: Command, encoder: Path, reviews: Path, home: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # as by the user's own server
+        monkeypatch.setenv("ROOTSTOCK_PORT", str(taken.getsockname()[1]))
+        ran = rootstock(
+            "compare", "--base", encoder, "--data", reviews, "--methods", "head,head:c=0.001",
+            "--out", tmp_path / "out", "--json",
+        )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)
     by_label = {entry["label"]: entry for entry in told["entries"]}
     assert by_label["head"]["versions"] == ["mood-of-reviews-head:1"]
+    assert by_label["head"]["tokens_per_s"] > 0, ran.stderr
     assert by_label["head"]["quality"]["mean"] >= by_label["head:c=0.001"]["quality"]["mean"]
     assert told["recommendation"]["choice"] in by_label
     assert "2 of 2: head:c=0.001, seed 0" in ran.stderr

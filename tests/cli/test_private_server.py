@@ -14,7 +14,7 @@ from rootstock_cli.private_server import Running, private_server
 from rootstock_cli.shipped import Source
 from rootstock_registry import Registry
 
-OPTIONS = ["--no-auth", "--no-sidecar", "--port", "0", "--grpc-port", "0"]
+OPTIONS = ["--no-auth", "--no-sidecar"]
 
 Command = Callable[..., CompletedProcess[str]]
 

@@ -139,7 +139,9 @@ def _step_back(pid: int) -> None:
 
 def _watch_stdin(stopping: threading.Event) -> None:
     """A killed server says nothing, but the kernel closes its end of the pipe."""
-    sys.stdin.buffer.read()
+    # Without Python's buffer, whose lock this thread would hold while the program ends.
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
     stopping.set()
 
 

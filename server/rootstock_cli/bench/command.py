@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rootstock_cli.bench.load import Load
 
 VOCAB = 256  # ids that every vocabulary has
-OURS = ["--no-auth", "--no-sidecar", "--port", "0", "--grpc-port", "0"]
+OURS = ["--no-auth", "--no-sidecar"]
 
 
 class Traffic(NamedTuple):
