@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from rootstock_registry import audit, evaluations, gates, index, signing
+from rootstock_registry import audit, evaluations, gates, index, provenance, signing
 from rootstock_registry.audit import AuditHead, AuditRow
 from rootstock_registry.blobs import BlobStore
 from rootstock_registry.database import Database, upsert
@@ -22,6 +22,7 @@ from rootstock_registry.evaluations import Evaluation
 from rootstock_registry.gates import Gates
 from rootstock_registry.manifest import Manifest
 from rootstock_registry.model import signatures
+from rootstock_registry.provenance import Dataset, Export
 from rootstock_registry.signing import PublicKey, Signature
 
 
@@ -132,6 +133,30 @@ class Evidence:
         later = evaluations.of_version(connection, row.tenant, row.digest)
         figures = evaluations.figures(self._manifest(row.digest), later)
         gates.check(demanded, figures, f"{row.name}:{row.number}")
+
+    # Where versions come from and go
+
+    def describe_dataset(self, tenant: str, dataset: Dataset) -> None:
+        """Keep what the digest in a lineage was computed over. Twice is once."""
+        with self._database.writes.begin() as connection:
+            provenance.add_dataset(connection, tenant, dataset)
+
+    def dataset(self, tenant: str, digest: str | None) -> Dataset | None:
+        with self._database.reads.connect() as connection:
+            return provenance.dataset(connection, tenant, digest)
+
+    def exported(self, tenant: str, ref: str, target: str, report: Mapping[str, Any]) -> None:
+        """Keep that the version of `ref` was written out, and how it compared. Raises NotFound."""
+        with self._database.writes.begin() as connection:
+            row = index.resolve(connection, tenant, ref)
+            provenance.add_export(connection, tenant, row.digest, target, report)
+            audit.record(
+                connection, tenant, "export", f"{row.name}:{row.number}", {"target": target}
+            )
+
+    def exports(self, tenant: str, digest: str) -> list[Export]:
+        with self._database.reads.connect() as connection:
+            return provenance.exports_of(connection, tenant, digest)
 
     # The audit log
 

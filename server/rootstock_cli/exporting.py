@@ -60,6 +60,8 @@ def export(
 
         with Client(server.url, key) as client:
             report = write_package(registry, versions, source, out, answers_of(client, versions))
+    for version in versions:
+        registry.evidence.exported(tenant, version.ref, target, report.as_json())
     _say(Console(soft_wrap=True), report, out)
 
 
@@ -71,6 +73,7 @@ def _write_peft_folder(registry: Registry, versions: Sequence[Version], out: Pat
     [version] = versions
     card = registry.base(version.base_fingerprint)
     peft_writer.write(version.manifest, registry.blobs, card, out)
+    registry.evidence.exported(version.tenant, version.ref, "peft", {})
     Console(soft_wrap=True).print(
         f"[bold]{out}[/bold]: {version.ref} as PEFT saves it, for PeftModel.from_pretrained"
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rootstock_registry import AdapterSummary, Registry, Version
     from rootstock_registry.evaluations import Evaluation
     from rootstock_registry.manifest import Part
+    from rootstock_registry.provenance import Dataset, Export
     from rootstock_registry.records import VersionSummary
     from rootstock_registry.signing import Signature
 
@@ -112,6 +113,8 @@ def show(
     proof = registry.evidence
     later = proof.evaluations(version.tenant, version.digest)
     signed = proof.signatures(version.digest)
+    dataset = proof.dataset(version.tenant, version.manifest.lineage.dataset_digest)
+    exported = proof.exports(version.tenant, version.digest)
     siblings = registry.version_page(version.tenant, version.name, limit=SIBLINGS).data
     if as_json:
         print_json(
@@ -124,7 +127,8 @@ def show(
         )
         return
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    lines = [*_manifest_lines(version), *_later_lines(later, signed), *_sibling_lines(siblings)]
+    lines = [*_manifest_lines(version), *_later_lines(later, signed)]
+    lines += [*_provenance_lines(dataset, exported), *_sibling_lines(siblings)]
     for what, value in lines:
         console.print(f"{what:9} {value}")
 
@@ -256,6 +260,18 @@ def _later_lines(later: list[Evaluation], signed: list[Signature]) -> Lines:
     for signature in signed:
         when = signature.created_at.isoformat(timespec="seconds")
         lines.append(("signed", f"by key {signature.key_id}, {when}"))
+    return lines
+
+
+def _provenance_lines(dataset: Dataset | None, exported: list[Export]) -> Lines:
+    lines = []
+    if dataset is not None:
+        columns = f": {', '.join(dataset.columns)}" if dataset.columns else ""
+        lines.append(("dataset", f"{dataset.rows} rows{columns}"))
+    for each in exported:
+        lines.append(
+            ("exported", f"{each.target}, {each.created_at.isoformat(timespec='seconds')}")
+        )
     return lines
 
 

@@ -33,6 +33,8 @@ def test_a_peft_folder_comes_out_as_it_went_in(
     ran = rootstock("export", "triage", "--target", "peft", "--out", tmp_path / "out")
     assert ran.returncode == 0, ran.stderr
     assert "PeftModel.from_pretrained" in ran.stdout
+    assert "exported  peft, 2" in rootstock("show", "triage").stdout
+    assert "export local/triage:1  target=peft" in rootstock("audit", "--limit", "1").stdout
     before, after = load_file(peft_folder / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)

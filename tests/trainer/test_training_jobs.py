@@ -56,7 +56,9 @@ def test_head_learns_separable_texts_and_is_registered_whole(
     assert evaluation["trained_parameters"] == 2 * 32 + 2
     assert 0 < evaluation["base_share"] < 0.01
     assert (lineage.method, lineage.seed) == ("head", 5)
-    assert lineage.dataset_digest is not None
+    dataset = run.registry.evidence.dataset("local", lineage.dataset_digest)
+    assert dataset is not None and dataset.digest == lineage.dataset_digest
+    assert (dataset.rows, dataset.columns) == (100, ("text", "label"))
     assert "torch" in lineage.libraries
     assert run.registry.resolve("local", "mood").digest == version.digest
     (part,) = version.manifest.parts

@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from rootstock_registry import Job, Lineage, Registry, Version
 from rootstock_registry.names import check_name
+from rootstock_registry.provenance import Dataset
 
 from rootstock_trainer import head_run
 from rootstock_trainer.base import Base
@@ -47,6 +48,7 @@ def train(
         tell.note(note)
     outcome = _run(spec, base, rows, place, tell)
     tell("publishing")
+    registry.evidence.describe_dataset(job.tenant, _described(rows, outcome.dataset_digest))
     lineage = Lineage(
         method=spec.method,
         dataset_digest=outcome.dataset_digest,
@@ -85,6 +87,13 @@ def _run(spec: TrainSpec, base: Base, rows: Rows, place: Place, tell: Telling) -
     from rootstock_trainer import gradient_run
 
     return gradient_run.run(spec, base, rows, place, tell)
+
+
+def _described(rows: Rows, digest: str) -> Dataset:
+    text, pair, labels = rows.data.columns
+    # Rows to generate from have their own fields, which no column names.
+    columns = () if rows.data.task == "generate" else (text, *([pair] if pair else []), *labels)
+    return Dataset(digest, len(rows.data.keys), columns)
 
 
 def _names(spec: TrainSpec) -> list[str]:
