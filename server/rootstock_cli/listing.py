@@ -5,6 +5,7 @@ Refuses to change anything.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -122,6 +123,8 @@ def show(
             | {
                 "evaluations": [_evaluation_facts(each) for each in later],
                 "signed_by": [each.key_id for each in signed],
+                "dataset": dataclasses.asdict(dataset) if dataset else None,
+                "exports": [each.target for each in exported],
                 "versions": [_summary_facts(each) for each in siblings],
             }
         )

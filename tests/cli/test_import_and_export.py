@@ -34,6 +34,8 @@ def test_a_peft_folder_comes_out_as_it_went_in(
     assert ran.returncode == 0, ran.stderr
     assert "PeftModel.from_pretrained" in ran.stdout
     assert "exported  peft, 2" in rootstock("show", "triage").stdout
+    shown = json.loads(rootstock("show", "triage", "--json").stdout)
+    assert (shown["exports"], shown["dataset"]) == (["peft"], None)
     assert "export local/triage:1  target=peft" in rootstock("audit", "--limit", "1").stdout
     before, after = load_file(peft_folder / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
     assert before.keys() == after.keys()
