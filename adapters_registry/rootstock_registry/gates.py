@@ -74,6 +74,17 @@ def parse(texts: Sequence[str]) -> Gates:
     return Gates(figures, signed=len(figures) < len(texts))
 
 
+def parse_for_training(texts: Sequence[str]) -> Gates:
+    """As `parse`, for a version that does not exist yet: nobody can have signed it."""
+    demanded = parse(texts)
+    if demanded.signed:
+        raise InvalidName(
+            f"require: a version has no {SIGNATURE} when its training ends; sign it, then promote "
+            "it with this gate"
+        )
+    return demanded
+
+
 def _parse(text: str) -> Gate:
     match = _GATE.fullmatch(text.strip())
     bound = float(match["bound"]) if match else math.inf

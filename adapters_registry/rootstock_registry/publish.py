@@ -16,10 +16,11 @@ from rootstock_adapters.file import TensorHeader, check_tensors
 from rootstock_adapters.kinds import parse_spec
 from sqlalchemy import Connection
 
-from rootstock_registry import index, jobs
+from rootstock_registry import evaluations, gates, index, jobs
 from rootstock_registry.blobs import BlobStore, digest_of
 from rootstock_registry.database import Database
-from rootstock_registry.errors import InvalidArtifact, WrongBase
+from rootstock_registry.errors import GateNotMet, InvalidArtifact, WrongBase
+from rootstock_registry.gates import NO_GATES, Gates
 from rootstock_registry.keeping import store
 from rootstock_registry.manifest import BaseRef, Lineage, Manifest, Part, TensorInfo
 from rootstock_registry.names import check_name
@@ -31,7 +32,7 @@ _NO_BLOB = f"sha256:{'0' * 64}"
 @dataclass(frozen=True)
 class Publication:
     """What is to become a version; `job` is the run that made it, and ends with it unless more
-    versions of the same run are to come."""
+    versions of the same run are to come. `gates` are what `promote` demands of its figures."""
 
     tenant: str
     name: str
@@ -42,6 +43,7 @@ class Publication:
     promote: str | None
     job: Job | None
     ends_job: bool = True
+    gates: Gates = NO_GATES
 
 
 def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
@@ -62,7 +64,7 @@ def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
             index.add_base(connection, new.base)
         number = index.add_version(connection, new.tenant, new.name, digest, manifest)
         if new.promote is not None:
-            index.move_alias(connection, new.tenant, new.name, new.promote, number)
+            _promote(connection, new, new.promote, number, digest, manifest)
         if new.job is not None and new.ends_job:
             jobs.finish(connection, new.job, digest)
         elif new.job is not None:
@@ -71,6 +73,23 @@ def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
         return number
 
     return store(database, blobs, contents, register)
+
+
+def _promote(
+    connection: Connection, new: Publication, alias: str, number: int, digest: str, made: Manifest
+) -> None:
+    """Where a job's version falls short of a gate, it stays, and so does the alias."""
+    later = evaluations.of_version(connection, new.tenant, digest)
+    try:
+        gates.check(new.gates, evaluations.figures(made, later), f"{new.name}:{number}")
+    except GateNotMet as error:
+        if new.job is None:
+            raise
+        said = f"Alias {alias} stays where it is: {error.message}"
+        jobs.tell(connection, new.job, "warn", said, None)
+        return
+    demanded = {"require": new.gates.texts} if new.gates.texts else None
+    index.move_alias(connection, new.tenant, new.name, alias, number, demanded)
 
 
 def _check_names(database: Database, new: Publication) -> None:

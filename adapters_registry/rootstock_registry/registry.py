@@ -23,6 +23,7 @@ from rootstock_registry import (
 from rootstock_registry.changes import MAX_CHANGES, Follower
 from rootstock_registry.collect import DEFAULT_GRACE_S, Collection, collect
 from rootstock_registry.comparisons import Comparing
+from rootstock_registry.gates import NO_GATES, Gates
 from rootstock_registry.lifecycle import Lifecycle
 from rootstock_registry.manifest import Lineage, Manifest
 from rootstock_registry.publish import Publication, publish
@@ -71,6 +72,7 @@ class Registry(Lifecycle, Work, Comparing):
         lineage: Lineage,
         evaluation: Mapping[str, float] | None = None,
         promote: str | None = None,
+        gates: Gates = NO_GATES,
         job: Job | None = None,
         ends_job: bool = True,
     ) -> Version:
@@ -78,11 +80,12 @@ class Registry(Lifecycle, Work, Comparing):
 
         With `job`, the version and the job's success are one transaction: where the job's lease
         was taken over, Conflict is raised and nothing is registered. Without `ends_job` it goes on,
-        to its next version. A base that is not yet known becomes known. Raises InvalidName,
-        NotFound (the tenant), InvalidArtifact, WrongBase.
+        to its next version. A base that is not yet known becomes known. `promote` moves where the
+        figures hold `gates`; where a job's do not, its events say so. Raises InvalidName, NotFound
+        (the tenant), InvalidArtifact, WrongBase, GateNotMet (without `job`).
         """
         new = Publication(
-            tenant, name, base, parts, lineage, evaluation or {}, promote, job, ends_job
+            tenant, name, base, parts, lineage, evaluation or {}, promote, job, ends_job, gates
         )
         number = publish(self._database, self.blobs, new)
         return self.resolve(tenant, f"{name}:{number}")

@@ -14,19 +14,11 @@ from rich.table import Table
 
 from rootstock_cli.failures import Refused
 from rootstock_cli.listing import Limit, say_more
-from rootstock_cli.options import LOCAL, Home, Json, Tenant
+from rootstock_cli.options import LOCAL, Home, Json, Require, Tenant
 from rootstock_cli.registry import check_tenant, open_registry, print_json, say_version
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")]
 Alias = Annotated[str, typer.Argument(metavar="ALIAS", help="As in prod, canary.")]
-Require = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GATE",
-        help="What must hold: 'accuracy>=0.9' (quoted), or signature. Repeatable.",
-        show_default=False,
-    ),
-]
 PublicKeyFile = Annotated[
     Path | None,
     typer.Option(metavar="PUB.pem", help="Whose signature `--require signature` means."),

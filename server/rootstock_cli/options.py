@@ -28,6 +28,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Promote = Annotated[
     str | None, typer.Option(metavar="ALIAS", help="Move this alias to the new version.")
 ]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GATE",
+        help="Before the alias moves: 'accuracy>=0.9' (quoted), or signature. Repeatable.",
+        show_default=False,
+    ),
+]
 Url = Annotated[str, typer.Option(envvar="ROOTSTOCK_URL", help="Where the server answers.")]
 ApiKey = Annotated[
     str | None,

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from rootstock_cli import shipped
-from rootstock_cli.options import BASE_HELP, LOCAL, Home, Promote, Tenant
+from rootstock_cli.options import BASE_HELP, LOCAL, Home, Promote, Require, Tenant
 from rootstock_cli.registry import check_tenant, open_registry, register_base, say_version
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def train(
     ] = None,
     label_column: Annotated[str, typer.Option(metavar="C", help="Labels: the labels.")] = "label",
     promote: Promote = None,
+    require: Require = None,
     seed: Annotated[int, typer.Option(help="Decides split, order and first weights.")] = 0,
     hyperparameters: Annotated[
         list[str] | None,
@@ -76,10 +77,13 @@ def train(
         "text_pair_column": text_pair_column,
         "label_column": label_column,
         "promote": promote,
+        "require": require or [],
         "seed": seed,
         "hyperparameters": dict(_setting(text) for text in hyperparameters or []),
         **base_of_spec(registry, shipped.find_base(base)),
     }
+    from rootstock_registry import gates
+    from rootstock_registry.evaluations import figures
     from rootstock_trainer.foreground import run_foreground
     from rootstock_trainer.spec import TrainSpec
 
@@ -87,7 +91,10 @@ def train(
     if detach:
         print(registry.submit_job(tenant, checked.model_dump(mode="json"), priority=priority).id)
     else:
-        say_version(run_foreground(home, tenant, checked), as_json=False)
+        version = run_foreground(home, tenant, checked)
+        say_version(version, as_json=False)
+        if promote is not None and promote not in version.aliases:
+            gates.check(gates.parse(checked.require), figures(version.manifest, []), version.ref)
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -114,3 +114,21 @@ def test_a_detached_job_waits_for_the_sidecar(
     job = Registry(home).job(ran.stdout.strip())
     assert (job.state, job.priority) == ("queued", 5)
     assert job.spec["data"] == str(data)
+
+
+def test_a_version_that_falls_short_of_its_gate_is_kept_and_said_with_its_figure(
+    rootstock: Command, home: Path, tiny: Path, tmp_path: Path
+) -> None:
+    from rootstock_registry import Registry
+
+    data = tmp_path / "rows.csv"
+    data.write_text("text,label\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(20)))
+    ran = rootstock(
+        "train", "--method", "head", "--base", tiny, "--data", data, "--as", "mood",
+        "--promote", "prod", "--require", "accuracy>=2",
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "mood:1 may not be promoted: need accuracy >= 2, have" in ran.stderr
+    registry = Registry(home)
+    assert registry.resolve("local", "mood:1").aliases == ()
+    registry.close()

@@ -132,3 +132,50 @@ def test_figures_that_no_gate_could_compare_are_refused(
 def test_a_foreign_version_cannot_be_evaluated(filled: Registry) -> None:
     with pytest.raises(errors.NotFound):
         filled.evidence.evaluate("acme", "local/triage:1", {"a": 1.0}, DATASET)
+
+
+def test_a_jobs_version_that_falls_short_is_kept_and_its_alias_stays(
+    registry: Registry, card: BaseCard, head: Callable[[float], NewPart], lineage: Lineage
+) -> None:
+    first = registry.publish("local", "triage", card, [head(1.0)], lineage=lineage, promote="prod")
+    registry.submit_job("local", {})
+    job = registry.claim_job("w", 30.0)
+    demanded = parse(["accuracy>=0.9", "forgetting<=0.02"])
+    second = registry.publish(
+        "local", "triage", card, [head(2.0)], lineage=lineage, evaluation={"accuracy": 0.8},
+        promote="prod", gates=demanded, job=job,
+    )  # fmt: skip
+    assert (second.number, second.aliases) == (2, ())
+    assert registry.resolve("local", "triage@prod").digest == first.digest
+    assert job is not None and registry.job(job.id).state == "succeeded"
+    warned = [each for each in registry.job_events("local", job.id) if each.level == "warn"]
+    assert len(warned) == 1
+    assert "prod stays where it is" in warned[0].message
+    assert "have 0.8 (from training)" in warned[0].message
+    assert "it has no forgetting" in warned[0].message
+
+
+def test_a_jobs_version_that_is_good_enough_gets_its_alias(
+    registry: Registry, card: BaseCard, head: Callable[[float], NewPart], lineage: Lineage
+) -> None:
+    registry.submit_job("local", {})
+    job = registry.claim_job("w", 30.0)
+    made = registry.publish(
+        "local", "triage", card, [head(2.0)], lineage=lineage, evaluation={"accuracy": 0.95},
+        promote="prod", gates=parse(["accuracy>=0.9"]), job=job,
+    )  # fmt: skip
+    assert made.aliases == ("prod",)
+    told = registry.evidence.audit(object="triage@prod")
+    assert told[0].detail["require"] == ["accuracy >= 0.9"]
+
+
+def test_without_a_job_to_tell_a_gate_that_is_not_met_publishes_nothing(
+    registry: Registry, card: BaseCard, head: Callable[[float], NewPart], lineage: Lineage
+) -> None:
+    with pytest.raises(errors.GateNotMet, match=r"have 0\.5"):
+        registry.publish(
+            "local", "triage", card, [head(1.0)], lineage=lineage, evaluation={"accuracy": 0.5},
+            promote="prod", gates=parse(["accuracy>=0.9"]),
+        )  # fmt: skip
+    with pytest.raises(errors.NotFound):
+        registry.resolve("local", "triage:1")

@@ -23,6 +23,9 @@ SPEC = {"method": "lora", "base": "b", "base_path": "/b", "data": "/d.jsonl", "n
         ({"method": "head", "hyperparameters": {"rank": 4}}, "method head has no such"),
         ({"seed": -1}, "seed: "),
         ({"task": "guess"}, "task: Input should be 'generate', 'classify'"),
+        ({"promote": "p", "require": ["accuracy"]}, "require 'accuracy' is not a gate"),
+        ({"promote": "p", "require": ["signature"]}, "sign it, then promote"),
+        ({"require": ["accuracy>=0.9"]}, "require: it needs promote"),
         ({"epochs": 3}, "epochs: Extra inputs are not permitted"),
     ],
 )

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from rootstock_registry.errors import InvalidName
+from rootstock_registry.gates import parse_for_training
 from rootstock_wire.methods import (
     SETTINGS,
     HeadSettings,
@@ -34,7 +36,8 @@ class TrainSpec(BaseModel):
     `general` is a file of texts to measure forgetting on, instead of the base's own. With `bars`
     the figures also say what the base does untrained, for a comparison. `task`
     is what the rows are, and is read off their columns where it is None. The columns are those of
-    labelled rows; `text_pair_column` is the second sentence of a pair.
+    labelled rows; `text_pair_column` is the second sentence of a pair. `require` are the gates at
+    which the alias `promote` moves, as in `accuracy>=0.9`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -51,6 +54,7 @@ class TrainSpec(BaseModel):
     text_pair_column: str | None = None
     label_column: str = "label"
     promote: str | None = None
+    require: list[str] = []
     bars: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)
     hyperparameters: dict[str, Any] = {}
@@ -67,6 +71,16 @@ class TrainSpec(BaseModel):
     @model_validator(mode="after")
     def _known_hyperparameters(self) -> Self:
         parse_settings(self.method, self.hyperparameters)
+        return self
+
+    @model_validator(mode="after")
+    def _known_gates(self) -> Self:
+        try:
+            parse_for_training(self.require)
+        except InvalidName as error:
+            raise ValueError(error.message) from None
+        if self.require and self.promote is None:
+            raise ValueError("require: it needs promote, the alias that moves where its gates hold")
         return self
 
     @property

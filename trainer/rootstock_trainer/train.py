@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 
-from rootstock_registry import Job, Lineage, Registry, Version
+from rootstock_registry import Job, Lineage, Registry, Version, gates
 from rootstock_registry.names import check_name
 from rootstock_registry.provenance import Dataset
 
@@ -66,6 +66,7 @@ def train(
             lineage=lineage,
             evaluation={**made.evaluation, **artifact_bytes(made.parts)},
             promote=spec.promote,
+            gates=gates.parse(spec.require),
             job=job,
             ends_job=own,
         )

@@ -41,7 +41,8 @@ class LegacyHyperparameters(Settings):
 
 
 class CreateJobRequest(Ask):
-    """`suffix` is the adapter's name; `metadata.promote` an alias to move to the new version."""
+    """`suffix` is the adapter's name; `metadata.promote` an alias to move to the new version, where
+    the gates of `metadata.require` hold (`accuracy>=0.9, forgetting<=0.02`)."""
 
     model: ModelName
     training_file: FileId

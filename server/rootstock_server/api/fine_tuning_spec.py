@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-from rootstock_registry import KeyOwner
+from rootstock_registry import KeyOwner, gates
 from rootstock_registry.names import check_name
 from rootstock_wire.fine_tuning import CreateJobRequest
 from rootstock_wire.methods import canonical, parse_settings, to_message
@@ -46,6 +46,7 @@ def row_of(handle: Handle, caller: KeyOwner, body: CreateJobRequest) -> dict[str
         **{field: file for field, file in files.items() if file is not None},
         "name": name,
         "promote": promote,
+        "require": _gates(body),
         "seed": body.seed if body.seed is not None else 0,
         "hyperparameters": chosen,
         "request": asked,
@@ -62,6 +63,20 @@ def _method(body: CreateJobRequest) -> tuple[str, dict[str, Any]]:
     except ValueError as error:
         raise BadRequest(str(error), param=str(error).partition(":")[0]) from None
     return method, chosen
+
+
+def _gates(body: CreateJobRequest) -> list[str]:
+    """`metadata.require`: what must hold before the alias moves, separated by commas."""
+    written = (body.metadata or {}).get("require", "")
+    demanded = [text.strip() for text in written.split(",") if text.strip()]
+    with openai_words("metadata.require"):
+        gates.parse_for_training(demanded)
+    if demanded and "promote" not in (body.metadata or {}):
+        raise BadRequest(
+            "metadata.require: it needs metadata.promote, the alias that its gates hold back",
+            param="metadata.require",
+        )
+    return demanded
 
 
 def _names(body: CreateJobRequest, asked: dict[str, Any]) -> tuple[str, str | None]:

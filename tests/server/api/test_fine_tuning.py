@@ -115,8 +115,8 @@ async def test_a_form_without_a_file_and_a_body_that_is_no_form_are_refused(
 async def test_a_job_reads_as_openai_writes_it(house, publisher) -> None:
     method = {"type": "lora", "lora": {"hyperparameters": {"rank": 4, "n_epochs": 2}}}
     made = await create(
-        house, publisher, method=method, seed=7, metadata={"promote": "prod", "team": "x"},
-        priority=2,
+        house, publisher, method=method, seed=7, priority=2,
+        metadata={"promote": "prod", "require": "accuracy>=0.9, forgetting<=1"},
     )  # fmt: skip
     assert made.status_code == 200, made.text
     job = made.json()
@@ -128,14 +128,15 @@ async def test_a_job_reads_as_openai_writes_it(house, publisher) -> None:
         "hyperparameters": {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 1.0},
         "method": method, "training_file": row.spec["data"], "validation_file": None,
         "result_files": [], "trained_tokens": None, "seed": 7, "error": None,
-        "integrations": None, "metadata": {"promote": "prod", "team": "x"}, "suffix": "clerk",
-        "priority": 2,
+        "integrations": None, "suffix": "clerk", "priority": 2,
+        "metadata": {"promote": "prod", "require": "accuracy>=0.9, forgetting<=1"},
     }  # fmt: skip
     request = row.spec.pop("request")
     assert request["training_file"] == row.spec["data"]
     assert row.spec == {
         "method": "lora", "base": "toy", "base_path": str(house.handle.bases["toy"].path),
         "data": request["training_file"], "name": "clerk", "promote": "prod", "seed": 7,
+        "require": ["accuracy>=0.9", "forgetting<=1"],
         "hyperparameters": {"rank": 4, "n_epochs": 2},
     }  # fmt: skip
 
@@ -161,6 +162,9 @@ BAD_JOBS: list[tuple[dict[str, Any], str, str]] = [
     ({"validation_file": "file-abc"}, "validation_file", "does not exist"),
     ({"suffix": "No Good"}, "suffix", "is not a valid name"),
     ({"metadata": {"promote": "No Good"}}, "metadata.promote", "is not a valid name"),
+    ({"metadata": {"promote": "prod", "require": "accuracy"}}, "metadata.require", "not a gate"),
+    ({"metadata": {"promote": "prod", "require": "signature"}}, "metadata.require", "sign it"),
+    ({"metadata": {"require": "accuracy>=0.9"}}, "metadata.require", "needs metadata.promote"),
     ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "at most 16"),
     ({"integrations": [{"type": "wandb"}]}, "integrations", "is not supported yet"),
     ({"method": {"type": "dpo"}}, "method", "expected tags"),
