@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from rootstock_registry.errors import InvalidArtifact, InvalidName
-from rootstock_registry.gates import Figure
+from rootstock_registry.gates import Figure, Gates, check
 from rootstock_registry.manifest import Manifest
 from rootstock_registry.model import evaluations
 
@@ -75,6 +75,14 @@ def figures(manifest: Manifest, later: Sequence[Evaluation]) -> dict[str, Figure
         origin = f"evaluated {each.created_at:%Y-%m-%d %H:%M} on {each.dataset_digest[:19]}…"
         found |= {name: Figure(value, origin) for name, value in each.metrics.items()}
     return found
+
+
+def check_gates(
+    connection: Connection, demanded: Gates, tenant: str, ref: str, digest: str, manifest: Manifest
+) -> None:
+    """Raises GateNotMet where a figure of the version `ref` falls short, or is missing."""
+    later = of_version(connection, tenant, digest)
+    check(demanded, figures(manifest, later), ref)
 
 
 def _evaluation(row: Row[Any]) -> Evaluation:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from rootstock_registry import audit, evaluations, gates, index, provenance, signing
+from rootstock_registry import audit, evaluations, index, provenance, signing
 from rootstock_registry.audit import AuditHead, AuditRow
 from rootstock_registry.blobs import BlobStore
 from rootstock_registry.database import Database, upsert
@@ -130,9 +130,8 @@ class Evidence:
             raise Conflict(f"{row.name} has changed meanwhile: ask again")
         if not demanded.figures:
             return
-        later = evaluations.of_version(connection, row.tenant, row.digest)
-        figures = evaluations.figures(self._manifest(row.digest), later)
-        gates.check(demanded, figures, f"{row.name}:{row.number}")
+        ref, manifest = f"{row.name}:{row.number}", self._manifest(row.digest)
+        evaluations.check_gates(connection, demanded, row.tenant, ref, row.digest, manifest)
 
     # Where versions come from and go
 

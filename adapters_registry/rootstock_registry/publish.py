@@ -16,7 +16,7 @@ from rootstock_adapters.file import TensorHeader, check_tensors
 from rootstock_adapters.kinds import parse_spec
 from sqlalchemy import Connection
 
-from rootstock_registry import evaluations, gates, index, jobs
+from rootstock_registry import evaluations, index, jobs
 from rootstock_registry.blobs import BlobStore, digest_of
 from rootstock_registry.database import Database
 from rootstock_registry.errors import GateNotMet, InvalidArtifact, WrongBase
@@ -79,9 +79,10 @@ def _promote(
     connection: Connection, new: Publication, alias: str, number: int, digest: str, made: Manifest
 ) -> None:
     """Where a job's version falls short of a gate, it stays, and so does the alias."""
-    later = evaluations.of_version(connection, new.tenant, digest)
+    ref = f"{new.name}:{number}"
     try:
-        gates.check(new.gates, evaluations.figures(made, later), f"{new.name}:{number}")
+        if new.gates.figures:
+            evaluations.check_gates(connection, new.gates, new.tenant, ref, digest, made)
     except GateNotMet as error:
         if new.job is None:
             raise

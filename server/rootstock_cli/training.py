@@ -94,7 +94,8 @@ def train(
         version = run_foreground(home, tenant, checked)
         say_version(version, as_json=False)
         if promote is not None and promote not in version.aliases:
-            gates.check(gates.parse(checked.require), figures(version.manifest, []), version.ref)
+            later = registry.evidence.evaluations(tenant, version.digest)
+            gates.check(gates.parse(checked.require), figures(version.manifest, later), version.ref)
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -100,31 +100,35 @@ def test_hyperparameters_are_numbers_that_the_method_knows(
     assert "rank" in unknown.stderr and "known: c" in unknown.stderr
 
 
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Twenty texts of two labels."""
+    data = tmp_path / "rows.csv"
+    data.write_text("text,label\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(20)))
+    return data
+
+
 def test_a_detached_job_waits_for_the_sidecar(
-    rootstock: Command, home: Path, tiny: Path, tmp_path: Path
+    rootstock: Command, home: Path, tiny: Path, labelled: Path
 ) -> None:
     from rootstock_registry import Registry
 
-    data = tmp_path / "rows.csv"
-    data.write_text("text,label\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(20)))
     ran = rootstock(
-        "train", "--method", "head", "--base", tiny, "--data", data, "--as", "mood", "--detach",
+        "train", "--method", "head", "--base", tiny, "--data", labelled, "--as", "mood", "--detach",
         "--priority", "5",
     )  # fmt: skip
     job = Registry(home).job(ran.stdout.strip())
     assert (job.state, job.priority) == ("queued", 5)
-    assert job.spec["data"] == str(data)
+    assert job.spec["data"] == str(labelled)
 
 
 def test_a_version_that_falls_short_of_its_gate_is_kept_and_said_with_its_figure(
-    rootstock: Command, home: Path, tiny: Path, tmp_path: Path
+    rootstock: Command, home: Path, tiny: Path, labelled: Path
 ) -> None:
     from rootstock_registry import Registry
 
-    data = tmp_path / "rows.csv"
-    data.write_text("text,label\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(20)))
     ran = rootstock(
-        "train", "--method", "head", "--base", tiny, "--data", data, "--as", "mood",
+        "train", "--method", "head", "--base", tiny, "--data", labelled, "--as", "mood",
         "--promote", "prod", "--require", "accuracy>=2",
     )  # fmt: skip
     assert ran.returncode == 1
