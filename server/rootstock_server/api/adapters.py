@@ -6,6 +6,7 @@ version is served.
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -24,7 +25,6 @@ from rootstock_wire.registry import (
 from rootstock_server.api import registry_shapes as shapes
 from rootstock_server.api.caller import caller_of
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.registry_calls import ask
 from rootstock_server.api.registry_shapes import PageQuery
 
 Listed = Annotated[PageQuery, Query()]
@@ -42,19 +42,19 @@ def routes(handle: Handle) -> APIRouter:
 def _bases(router: APIRouter, handle: Handle) -> None:
     @router.get("/bases")
     async def list_bases(request: Request, page: Listed) -> Page[RegisteredBase]:
-        cards = await ask(handle.registry.bases)
+        cards = await to_thread(handle.registry.bases)
         return shapes.page_of([shapes.base(card) for card in cards], page)
 
     @router.get("/bases/{name}")
     async def get_base(name: str, request: Request) -> RegisteredBase:
-        return shapes.base(await ask(handle.registry.base, name))
+        return shapes.base(await to_thread(handle.registry.base, name))
 
 
 def _adapters(router: APIRouter, handle: Handle) -> None:
     @router.get("/adapters")
     async def list_adapters(request: Request, page: Listed) -> Page[Adapter]:
         caller = caller_of(request)
-        found = await ask(
+        found = await to_thread(
             handle.registry.adapter_page, caller.tenant, after=page.after, limit=page.limit
         )
         return Page.whole([shapes.adapter(each) for each in found.data], has_more=found.has_more)
@@ -62,13 +62,13 @@ def _adapters(router: APIRouter, handle: Handle) -> None:
     @router.get("/adapters/{name}")
     async def get_adapter(name: str, request: Request) -> Adapter:
         caller = caller_of(request)
-        return shapes.adapter(await ask(handle.registry.adapter, caller.tenant, name))
+        return shapes.adapter(await to_thread(handle.registry.adapter, caller.tenant, name))
 
     @router.delete("/adapters/{name}")
     async def delete_adapter(name: str, request: Request, force: bool = False) -> Deleted:
         """All its versions. With `force`, aliases and routes do not keep it."""
         caller = caller_of(request, "admin")
-        await ask(handle.registry.delete_adapter, caller.tenant, name, force=force)
+        await to_thread(handle.registry.delete_adapter, caller.tenant, name, force=force)
         return Deleted(id=name, object="adapter")
 
 
@@ -76,18 +76,18 @@ def _versions(router: APIRouter, handle: Handle) -> None:
     place = "/adapters/{name}/versions"
 
     async def detail(caller: KeyOwner, name: str, number: int) -> AdapterVersionDetail:
-        version = await ask(handle.registry.resolve, caller.tenant, f"{name}:{number}")
+        version = await to_thread(handle.registry.resolve, caller.tenant, f"{name}:{number}")
         proof = handle.registry.evidence
-        later = await ask(proof.evaluations, caller.tenant, version.digest)
-        signed = await ask(proof.signatures, version.digest)
+        later = await to_thread(proof.evaluations, caller.tenant, version.digest)
+        signed = await to_thread(proof.signatures, version.digest)
         return shapes.detail(version, later, [each.key_id for each in signed])
 
     @router.get(place)
     async def list_versions(name: str, request: Request, page: Listed) -> Page[AdapterVersion]:
         """Newest first."""
         caller, after = caller_of(request), shapes.number_after(page, name)
-        await ask(handle.registry.adapter, caller.tenant, name)
-        found = await ask(
+        await to_thread(handle.registry.adapter, caller.tenant, name)
+        found = await to_thread(
             handle.registry.version_page, caller.tenant, name, after=after, limit=page.limit
         )
         return Page.whole([shapes.version(each) for each in found.data], has_more=found.has_more)
@@ -101,13 +101,13 @@ def _versions(router: APIRouter, handle: Handle) -> None:
         name: str, number: Number, body: YankVersion, request: Request
     ) -> AdapterVersionDetail:
         caller = caller_of(request, "publisher")
-        await ask(handle.registry.yank, caller.tenant, f"{name}:{number}", body.reason)
+        await to_thread(handle.registry.yank, caller.tenant, f"{name}:{number}", body.reason)
         return await detail(caller, name, number)
 
     @router.post(place + "/{number}/unyank")
     async def unyank_version(name: str, number: Number, request: Request) -> AdapterVersionDetail:
         caller = caller_of(request, "publisher")
-        await ask(handle.registry.unyank, caller.tenant, f"{name}:{number}")
+        await to_thread(handle.registry.unyank, caller.tenant, f"{name}:{number}")
         return await detail(caller, name, number)
 
     @router.post(place + "/{number}/evaluations")
@@ -116,7 +116,9 @@ def _versions(router: APIRouter, handle: Handle) -> None:
     ) -> AdapterVersionDetail:
         caller = caller_of(request, "publisher")
         ref, dataset = f"{name}:{number}", body.dataset_digest
-        await ask(handle.registry.evidence.evaluate, caller.tenant, ref, body.metrics, dataset)
+        await to_thread(
+            handle.registry.evidence.evaluate, caller.tenant, ref, body.metrics, dataset
+        )
         return await detail(caller, name, number)
 
     @router.delete(place + "/{number}")
@@ -125,5 +127,5 @@ def _versions(router: APIRouter, handle: Handle) -> None:
     ) -> Deleted:
         """With `force`, aliases that mean it and routes that name it do not keep it."""
         caller, ref = caller_of(request, "admin"), f"{name}:{number}"
-        await ask(handle.registry.delete_version, caller.tenant, ref, force=force)
+        await to_thread(handle.registry.delete_version, caller.tenant, ref, force=force)
         return Deleted(id=ref, object="adapter.version")

@@ -5,6 +5,7 @@ Translates only. Refuses to know which requests a moved alias changes.
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -16,7 +17,6 @@ from rootstock_server.api import registry_shapes as shapes
 from rootstock_server.api.adapters import Listed
 from rootstock_server.api.caller import caller_of
 from rootstock_server.api.handle import Handle
-from rootstock_server.api.registry_calls import ask
 from rootstock_server.api.registry_shapes import PageQuery
 from rootstock_server.errors import BadRequest, Unknown
 
@@ -37,7 +37,7 @@ def routes(handle: Handle) -> APIRouter:
 
 
 async def _number(handle: Handle, caller: KeyOwner, adapter: str, alias: str) -> int:
-    summary = await ask(handle.registry.adapter, caller.tenant, adapter)
+    summary = await to_thread(handle.registry.adapter, caller.tenant, adapter)
     if alias not in summary.aliases:
         raise Unknown(f"adapter {adapter!r} has no alias {alias[:80]!r}")
     return summary.aliases[alias]
@@ -47,7 +47,7 @@ def _read(router: APIRouter, handle: Handle) -> None:
     @router.get("/aliases")
     async def list_aliases(request: Request, page: Annotated[AliasQuery, Query()]) -> Page[Alias]:
         caller = caller_of(request)
-        found = await ask(
+        found = await to_thread(
             handle.registry.alias_page, caller.tenant, page.adapter,
             after=page.after, limit=page.limit,
         )  # fmt: skip
@@ -65,7 +65,7 @@ def _read(router: APIRouter, handle: Handle) -> None:
     ) -> Page[AliasMove]:
         """Newest first."""
         caller = caller_of(request)
-        moves = await ask(handle.registry.alias_history, caller.tenant, adapter, alias)
+        moves = await to_thread(handle.registry.alias_history, caller.tenant, adapter, alias)
         if not moves:
             await _number(handle, caller, adapter, alias)
         return shapes.page_of(shapes.moves(moves), page)
@@ -75,14 +75,14 @@ def _move(router: APIRouter, handle: Handle) -> None:
     @router.post(PLACE)
     async def move_alias(adapter: str, alias: str, body: MoveAlias, request: Request) -> Alias:
         caller = caller_of(request, "publisher")
-        demanded = await ask(gates.parse, body.require)
+        demanded = await to_thread(gates.parse, body.require)
         if demanded.signed and handle.trust.key is None:
             raise BadRequest(
                 "require: this server trusts no key; start it with --require-signature, or "
                 "promote with: rootstock promote --require signature --public-key PUB.pem",
                 param="require",
             )
-        await ask(
+        await to_thread(
             handle.registry.promote, caller.tenant, f"{adapter}:{body.version}", alias,
             expected=body.expected, gates=demanded, key=handle.trust.key,
         )  # fmt: skip
@@ -94,7 +94,7 @@ def _move(router: APIRouter, handle: Handle) -> None:
     ) -> Alias:
         """To what it meant before, as far back as that can still be served."""
         caller = caller_of(request, "publisher")
-        version = await ask(
+        version = await to_thread(
             handle.registry.rollback, caller.tenant, adapter, alias, expected=body.expected
         )
         return shapes.alias(adapter, alias, version.number)
@@ -105,5 +105,5 @@ def _move(router: APIRouter, handle: Handle) -> None:
     ) -> Deleted:
         """With `force`, a route that goes through it does not keep it."""
         caller = caller_of(request, "publisher")
-        await ask(handle.registry.delete_alias, caller.tenant, adapter, alias, force=force)
+        await to_thread(handle.registry.delete_alias, caller.tenant, adapter, alias, force=force)
         return Deleted(id=f"{adapter}@{alias}", object="alias")

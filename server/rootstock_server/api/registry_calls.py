@@ -1,14 +1,12 @@
-"""The registry asked, with its errors translated.
+"""The registry's errors as the server's own; `refusals.py` translates what nothing else has.
 
 The one place of the HTTP door that knows the registry's error tree. Refuses to know the routes.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
 
 import structlog
 from rootstock_registry import errors as theirs
@@ -16,9 +14,6 @@ from rootstock_registry import errors as theirs
 from rootstock_server import errors
 
 log = structlog.get_logger()
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 # What the registry says → what the caller is told, with the same words.
 TRANSLATED: dict[type[theirs.RegistryError], type[errors.RootstockError]] = {
@@ -37,14 +32,6 @@ _AWAY = (
     "what was asked may be asked again safely"
 )
 _FULL = "no room is left where the registry keeps its versions; nothing was stored"
-
-
-async def ask(work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """What `work` of the registry returns, on a thread. Raises the server's error for its own."""
-    try:
-        return await asyncio.to_thread(work, *args, **kwargs)
-    except theirs.RegistryError as error:
-        raise translate(error) from error
 
 
 @contextmanager
