@@ -37,7 +37,7 @@ format: $(READY) ## let ruff format and sort imports
 	$(BIN)/ruff format --quiet .
 
 # Most tests wait for processes that they have started: three at a time, one thread each.
-test: check ## check, then every test that CI runs
+test: $(KERNELS) check ## check, then every test that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
 
 demo: $(KERNELS) ## the main job, end to end (ARGS=--once leaves after it instead of serving on)
@@ -46,7 +46,7 @@ demo: $(KERNELS) ## the main job, end to end (ARGS=--once leaves after it instea
 bench: $(KERNELS) ## the short set of scenarios against peers, interleaved; writes benchmarks/results/ (ARGS=...)
 	$(BIN)/rootstock bench --scenario short $(ARGS)
 
-soak: $(READY) ## bases at full shape, every method served, long crash tests; at most 24 GiB
+soak: $(KERNELS) ## bases at full shape, every method served, long crash tests; at most 24 GiB
 	$(BIN)/pytest tests/soak/soak.py tests/soak/methods.py tests/registry/soak.py tests/trainer/soak.py -s $(ARGS)
 
 gpu: ## prove and measure the GPU backend with PYTHON as it is; installs nothing

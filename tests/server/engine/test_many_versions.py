@@ -157,7 +157,9 @@ def test_a_rank_over_the_limit_fails_its_own_request_only(rig, tmp_path):
 
 def blob_of(rig, digest: str) -> Path:
     part = rig.registry.manifest(digest).parts[0].blob.removeprefix("sha256:")
-    [file] = [f for f in rig.registry.blobs._shelf._root.rglob("*") if part.endswith(f.name)]
+    shelf = rig.registry.blobs._shelf._root
+    # Its folders are named after the first digits: a short name may end this digest by chance.
+    [file] = [f for f in shelf.rglob("*") if f.is_file() and part.endswith(f.name)]
     return file
 
 
