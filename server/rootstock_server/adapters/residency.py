@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import torch
 from rootstock_adapters.op import Prepared
 
 from rootstock_server.adapters.slots import Slot, Slots
@@ -52,7 +53,11 @@ class Residency:
         self._pinned: frozenset[str] = frozenset()
         self._leaving: set[str] = set()  # leased, but somebody waits for their room
         self._loading: dict[str, Future[Loaded]] = {}
-        self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="adapter-load")
+        # Loaders run their operations alone. Once OpenMP has more threads than there are cores,
+        # libgomp's sleep after each operation instead of waiting: steps take half as long again.
+        self._loaders = ThreadPoolExecutor(
+            LOADERS, "adapter-load", initializer=torch.set_num_threads, initargs=(1,)
+        )
         self.wake = os.eventfd(0, os.EFD_NONBLOCK)  # readable when a load has finished
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from threading import Event
 
 import pytest
+import torch
 from rootstock_server.adapters.residency import LOADERS, Residency
 from rootstock_server.errors import AdapterMismatch, CorruptAdapter
 
@@ -74,6 +75,25 @@ def test_a_pinned_version_that_is_damaged_is_not_read_in_every_step(residency, s
     one.pin({"p"})
     settle(one, [], times=5)
     assert shelf.fetched == ["p"]
+
+
+def test_loaders_leave_the_cores_to_the_steps(residency, shelf, monkeypatch):
+    """A second team of OpenMP's threads would slow down every step from then on."""
+    fetch, threads = shelf.fetch, []
+
+    def counted(digest):
+        threads.append(torch.get_num_threads())
+        return fetch(digest)
+
+    monkeypatch.setattr(shelf, "fetch", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        bring(residency(2), "a")
+        assert threads == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_leased_version_is_never_evicted(residency):
