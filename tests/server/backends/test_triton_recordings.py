@@ -12,7 +12,8 @@ from rootstock_server.backends.step import Attachment, Row, Segment, Step
 
 pytest.importorskip("triton")
 
-from rootstock_server.backends.triton.recordings import MOST, Recording, Recordings, recordable
+from rootstock_server.backends.recordable import recordable
+from rootstock_server.backends.triton.recordings import MOST, Recording, Recordings
 
 
 class Counted(Recordings):

@@ -6,7 +6,7 @@ Refuses to know how the kernels are compiled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from rootstock_server.backends.backend import LinearWeights
 from rootstock_server.backends.cpu.build import library
+from rootstock_server.backends.cpu.layout import table
+from rootstock_server.backends.cpu.recordings import Recordings
 from rootstock_server.backends.fused import Pointwise, fuse
 from rootstock_server.backends.kv_cache import BLOCK_TOKENS, KvCache
 from rootstock_server.backends.reference import Reference, stack
@@ -49,11 +51,15 @@ class Cpu(Reference):
     def __init__(self) -> None:
         super().__init__("cpu")
         self.name = f"cpu/{torch.ops.rootstock_cpu.used_isa()}"
+        self.recordings = Recordings()
 
     def adopt(self, backbone: nn.Module) -> None:
         ops = torch.ops.rootstock_cpu
         # The overload, not the name: looking it up each time takes longer than a small norm.
         fuse(backbone, Pointwise(ops.rms_norm.default, ops.rotate.default, ops.gated.default))
+
+    def run(self, step: Step, forward: Callable[[Step], Tensor]) -> Tensor:
+        return self.recordings.run(step, forward)
 
     def linear_prepare(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
@@ -109,7 +115,7 @@ class Cpu(Reference):
         cache = step.cache
         if cache is None:
             raise RuntimeError("causal attention needs a cache in the step")
-        rows, blocks = _table(step)
+        rows, blocks = table(step)
         out: Tensor = torch.ops.rootstock_cpu.attend.default(
             query, key, value, cache.keys[layer], cache.values[layer],
             rows, blocks, scaling, window or 0, softcap or 0.0,
@@ -139,15 +145,3 @@ class SidewaysKvCache(KvCache):
         keys, values = super().gather(layer, index)
         sideways = keys.reshape(*index.shape, self.head_dim, BLOCK_TOKENS)
         return sideways.transpose(3, 4).reshape(values.shape), values
-
-
-def _table(step: Step) -> tuple[Tensor, Tensor]:
-    """Rows [n, 4] (start, stop, kv_length, where its blocks begin) and all their blocks."""
-    if "rows" not in step.scratch:
-        rows, blocks = [], []
-        for row in step.rows:
-            rows.append((row.start, row.stop, row.kv_length, len(blocks)))
-            blocks += row.blocks[: -(-row.kv_length // BLOCK_TOKENS)]
-        step.scratch["rows"] = torch.tensor(rows)
-        step.scratch["blocks"] = torch.tensor(blocks)
-    return step.scratch["rows"], step.scratch["blocks"]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rootstock_server.backends.backend import SlotArrays
+from rootstock_server.backends.recordable import SameArrays, recordable
 from rootstock_server.backends.step import Attachment, Row, Step
 from rootstock_server.backends.triton import layout
 
@@ -23,20 +23,6 @@ log = logging.getLogger(__name__)
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 MOST = 48  # recordings kept; the least recently used goes first
-
-# What a recording reproduces. Any other field that is set makes the step run as it is.
-STEP = {
-    "token_ids",
-    "positions",
-    "rows",
-    "decode_rows",
-    "cache",
-    "attachments",
-    "backend",
-    "scratch",
-}
-ATTACHMENT = {"arrays", "segments", "grid", "scales"}
-ARRAYS = {"rank", "down", "up", "ranks"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,7 @@ class Recordings:
             self._inputs[size] = Inputs(size, step, self._device)
         inputs = self._inputs[size]
         inputs.fill(step)
-        key = (size, step.cache, tuple(_Identity(a.arrays) for a in step.attachments))
+        key = (size, step.cache, tuple(SameArrays(a.arrays) for a in step.attachments))
         if key not in self._kept:
             try:
                 self._kept[key] = self._record(inputs.step(step), forward)
@@ -158,44 +144,3 @@ class Inputs:
             at.scales.fill_(1.0)
         else:
             at.scales[:rows].copy_(attachment.scales)
-
-
-def recordable(step: Step) -> bool:
-    """Whether a step is decode rows alone, under nothing but low-rank updates."""
-    return (
-        step.cache is not None
-        and step.decode_rows == len(step.rows) == len(step.token_ids)
-        and _only(step, Step, STEP)
-        and all(
-            _only(a, Attachment, ATTACHMENT) and _only(a.arrays, SlotArrays, ARRAYS)
-            for a in step.attachments
-        )
-    )
-
-
-def _only(value: Any, kind: type, known: set[str]) -> bool:
-    """Whether `value` is plainly of `kind` and no field beside `known` says anything."""
-    if type(value) is not kind:
-        return False
-    others = (getattr(value, f.name) for f in fields(value) if f.name not in known)
-    return all(_says_nothing(other) for other in others)
-
-
-def _says_nothing(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(each is None for each in value)
-    return value is None or value is False or value == {}
-
-
-class _Identity:
-    """Slot arrays as part of a key: these very arrays, before they grow or gain a group."""
-
-    def __init__(self, arrays: SlotArrays) -> None:
-        self._arrays = arrays  # kept, so that its identity is nobody else's
-        self._key = (id(arrays), len(arrays.ranks), len(arrays.down))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
