@@ -106,7 +106,8 @@ ERRORS_MEAN = {
     "DeadlineExceeded": "ask for less, or allow more time",
     "Overloaded": "ask again in a moment: a queue is full, or an engine is starting",
     "ServerFault": "our mistake; the server's log says more",
-    "CorruptAdapter": "stored bytes are damaged; publish or import the version again",
+    "CorruptAdapter": "stored bytes are damaged: publish or import the same content "
+    "again, or bring them back and run `rootstock verify`",
 }
 ROUTES_MEAN = {
     "/livez": "200 while every engine is heard of or loading, 503 otherwise; needs no key",

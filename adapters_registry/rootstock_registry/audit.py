@@ -118,6 +118,15 @@ def rows(
     return [_row(row) for row in connection.execute(query)]
 
 
+def published(connection: Connection, tenant: str, object: str) -> str | None:
+    """The digest that was published as `object` last; None where no row says so."""
+    mine = (audit.c.object == object, audit.c.tenant == tenant, audit.c.action == "publish")
+    query = select(audit).where(*mine).order_by(audit.c.seq.desc()).limit(1)
+    row = connection.execute(query).first()
+    digest = _row(row).detail.get("digest") if row else None
+    return digest if isinstance(digest, str) else None
+
+
 def verify(connection: Connection, head: str | None = None) -> AuditHead:
     """Recompute the whole chain; return its end.
 

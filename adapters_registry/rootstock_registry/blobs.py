@@ -101,15 +101,21 @@ class BlobStore:
         Raises NotFound; CorruptBlob where they differ; Unavailable.
         """
         check_digest(digest)
-        if self._cache is not None:
-            cached = self._cache.get(digest)
-            if cached is not None and digest_of(cached) == digest:
-                return cached
+        if self._cache is None:
+            return self.get_stored(digest)
+        cached = self._cache.get(digest)
+        if cached is not None and digest_of(cached) == digest:
+            return cached
+        data = self.get_stored(digest)
+        self._cache.put(digest, data)
+        return data
+
+    def get_stored(self, digest: str) -> bytes:
+        """As `get`, but never a copy: what is kept for everybody."""
+        check_digest(digest)
         for _ in range(self._reads):
             data = self._shelf.read(digest)
             if digest_of(data) == digest:
-                if self._cache is not None:
-                    self._cache.put(digest, data)
                 return data
         raise CorruptBlob(
             f"blob {digest} is damaged: its bytes no longer match its digest. "

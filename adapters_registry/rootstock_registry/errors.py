@@ -13,6 +13,7 @@ This room refuses to know statuses and transports: the server and the command li
     ├── InvalidKey          a file is no key that can sign or verify
     ├── BrokenAudit         a row of the audit log does not fit the chain
     ├── CorruptBlob         stored bytes no longer match their digest
+    │   └── Quarantined     which is known of this version, so that it is not read again
     ├── NewerDatabase       the database was written by a later version of this program
     └── Unavailable         database or blobs do not answer, or cannot be written: try again later
         └── StorageFull     because no room is left
@@ -68,6 +69,10 @@ class BrokenAudit(RegistryError):
 
 
 class CorruptBlob(RegistryError):
+    pass
+
+
+class Quarantined(CorruptBlob):
     pass
 
 

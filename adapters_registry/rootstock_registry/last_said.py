@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TypeVar, cast
 
-from rootstock_registry.errors import NotFound, Unavailable
+from rootstock_registry.errors import NotFound, Quarantined, Unavailable
 
 T = TypeVar("T")
 
@@ -28,7 +28,8 @@ class LastSaid:
 
     def or_now(self, question: tuple[str, ...], look_up: Callable[[], T]) -> T:
         """What `look_up` returns; where it raises Unavailable, what it returned at most
-        `GOOD_FOR_S` seconds ago. That something is not there (None, NotFound) is not kept."""
+        `GOOD_FOR_S` seconds ago. That something is not there (None, NotFound) or no longer
+        answers (Quarantined) is not kept."""
         try:
             found = look_up()
         except Unavailable:
@@ -36,7 +37,7 @@ class LastSaid:
             if said is None or time.monotonic() - at > GOOD_FOR_S:
                 raise
             return cast(T, said)
-        except NotFound:
+        except (NotFound, Quarantined):
             self._keep(question, None)
             raise
         self._keep(question, found)

@@ -13,7 +13,7 @@ from typing import Any
 from rootstock_adapters.errors import printable
 from sqlalchemy import Connection, Row, select, update
 
-from rootstock_registry import audit, index, listing, routes
+from rootstock_registry import audit, index, listing, quarantine, routes
 from rootstock_registry.changes import record
 from rootstock_registry.errors import Conflict, InvalidName, NotFound
 from rootstock_registry.gates import NO_GATES, Gates
@@ -50,13 +50,16 @@ class Lifecycle(Opened):
         """Let `alias` mean the version of `ref`, at once for everybody; the move is recorded.
 
         With `expected`, only where the alias means that number now (0: where it does not exist):
-        of two who decide from the same state, one gets Conflict. A yanked version is refused.
+        of two who decide from the same state, one gets Conflict. A yanked version is refused,
+        a quarantined one with Quarantined.
         Every one of `gates` must hold, a signature by `key`; else GateNotMet has the figures.
         """
         check_name("alias", alias)
         signed = self.evidence.check_signed(tenant, ref, gates, key)
         with self._database.writes.begin() as connection:
             row = index.resolve(connection, tenant, ref)
+            if row.quarantined_at is not None:
+                raise quarantine.refusal(row)
             _check_expected(connection, row, alias, expected)
             self.evidence.check_gates(connection, row, gates, signed)
             demanded = {"require": gates.texts} if gates.texts else None
@@ -68,8 +71,8 @@ class Lifecycle(Opened):
     ) -> Version:
         """Let `alias` mean again what it meant before, as far back as that can still be served.
 
-        Going back twice goes back two steps, never forward again. Yanked and deleted versions
-        are passed over. `expected` as for `promote`: with it, a retry goes back only once.
+        Going back twice goes back two steps, never forward again. Yanked, quarantined and deleted
+        versions are passed over. `expected` as for `promote`: with it, a retry goes back only once.
         """
         check_name("alias", alias)
         with self._database.writes.begin() as connection:
@@ -126,7 +129,7 @@ class Lifecycle(Opened):
                 record(connection, tenant, "version", f"{row.name}:{number}")
                 action, detail = ("yank", {"reason": reason}) if at else ("unyank", {})
                 audit.record(connection, tenant, action, f"{row.name}:{number}", detail)
-        return self.resolve(tenant, f"{row.name}:{number}")
+        return self.look_at(tenant, f"{row.name}:{number}")
 
     def delete_version(self, tenant: str, ref: str, *, force: bool = False) -> None:
         """From now on this number means nothing; it is never given to another version.
@@ -242,7 +245,8 @@ def _before(connection: Connection, tenant: str, name: str, alias: str) -> int:
     if not steps:
         raise NotFound(f"adapter {name!r} has never had an alias {alias!r}")
     mine = (versions.c.tenant == tenant, versions.c.name == name)
-    usable = (versions.c.deleted_at.is_(None), versions.c.yanked_at.is_(None))
+    out = (versions.c.deleted_at, versions.c.yanked_at, versions.c.quarantined_at)
+    usable = [since.is_(None) for since in out]
     query = select(versions.c.number).where(*mine, *usable, versions.c.number.in_(steps))
     can_serve = set(connection.scalars(query))
     for number in reversed(steps[:-1]):

@@ -115,6 +115,8 @@ def version_page(
             created_at=datetime.fromtimestamp(row.created_at, UTC),
             yanked_at=when(row.yanked_at),
             yank_reason=row.yank_reason,
+            quarantined_at=when(row.quarantined_at),
+            quarantine_reason=row.quarantine_reason,
         )
         for row in shown
     )

@@ -72,6 +72,9 @@ versions = Table(
     Column("created_at", Float, nullable=False),
     Column("yanked_at", Float),
     Column("yank_reason", Text),
+    # Since when its stored bytes are known to be damaged, and which.
+    Column("quarantined_at", Float),
+    Column("quarantine_reason", Text),
     # A deleted version keeps its row: its number is never given to another content.
     Column("deleted_at", Float),
     UniqueConstraint("tenant", "name", "number"),
@@ -177,6 +180,7 @@ audit = Table(
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
     Index("audit_by_tenant", "tenant", "seq"),
+    Index("audit_by_object", "object", "seq"),
     sqlite_autoincrement=True,
 )
 

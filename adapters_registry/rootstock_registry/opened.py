@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
-from rootstock_registry import index, storage
+from rootstock_registry import index, quarantine, storage
 from rootstock_registry.blobs import BlobStore
 from rootstock_registry.database import Database
 from rootstock_registry.errors import CorruptBlob, NotFound
@@ -23,6 +23,7 @@ from rootstock_registry.records import Version
 from rootstock_registry.remembered import Remembered
 
 MANIFESTS_IN_MEMORY = 1024
+ROWS_IN_MEMORY = 65_536
 
 
 class Opened:
@@ -45,6 +46,7 @@ class Opened:
         self._manifest = lru_cache(MANIFESTS_IN_MEMORY)(
             lambda digest: Manifest.parse(self.blobs.get(digest))
         )
+        self._rows_checked: set[tuple[int, str]] = set()
         self._remembered = Remembered(self._database)
         self._last_said = LastSaid()
         self.evidence = Evidence(self._database, self.blobs, self._manifest)
@@ -57,6 +59,7 @@ class Opened:
         """`name` (its alias `prod`), `name:3`, `name@alias`; each may begin with `tenant/`.
 
         Raises NotFound; for another tenant's adapter, exactly as for one that does not exist.
+        Raises Quarantined where its stored bytes are known to be damaged, without reading them.
         While the database is away, what it said some seconds before; see `last_said`.
         """
         known = self._remembered.now()
@@ -64,11 +67,36 @@ class Opened:
         def look_up() -> Version:
             with self._database.reads.connect() as connection:
                 row = index.resolve(connection, tenant, ref)
+                if row.quarantined_at is not None:
+                    raise quarantine.refusal(row)
+                self._check_row(connection, row)
             version = known[tenant, ref] = self._version(row)
             return version
 
         found = known.get((tenant, ref))
         return found or self._last_said.or_now(("version", tenant, ref), look_up)
+
+    def _check_row(self, connection: Connection, row: Row[Any]) -> None:
+        """Once per version: that its row names what was published, not another's content."""
+        if (row.id, row.digest) in self._rows_checked:
+            return
+        if damage := quarantine.in_row(connection, row):
+            raise CorruptBlob(f"{row.name}:{row.number} is damaged: {damage}")
+        if len(self._rows_checked) >= ROWS_IN_MEMORY:
+            self._rows_checked.clear()
+        self._rows_checked.add((row.id, row.digest))
+
+    def look_at(self, tenant: str, ref: str) -> Version:
+        """As `resolve`, also where it is quarantined: to be shown, not to be answered with.
+
+        Raises Quarantined only where there is nothing to show: its manifest is damaged.
+        """
+        with self._database.reads.connect() as connection:
+            row = index.resolve(connection, tenant, ref)
+        try:
+            return self._version(row)
+        except CorruptBlob as error:
+            raise (quarantine.refusal(row) if row.quarantined_at else error) from None
 
     def _manifest_of(self, row: Row[Any]) -> Manifest:
         try:
@@ -92,6 +120,8 @@ class Opened:
             created_at=datetime.fromtimestamp(row.created_at, UTC),
             yanked_at=when(row.yanked_at),
             yank_reason=row.yank_reason,
+            quarantined_at=when(row.quarantined_at),
+            quarantine_reason=row.quarantine_reason,
         )
 
 

@@ -16,7 +16,7 @@ from rootstock_adapters.file import TensorHeader, check_tensors
 from rootstock_adapters.kinds import parse_spec
 from sqlalchemy import Connection
 
-from rootstock_registry import evaluations, index, jobs
+from rootstock_registry import evaluations, index, jobs, quarantine
 from rootstock_registry.blobs import BlobStore, digest_of
 from rootstock_registry.database import Database
 from rootstock_registry.errors import GateNotMet, InvalidArtifact, WrongBase
@@ -63,6 +63,7 @@ def publish(database: Database, blobs: BlobStore, new: Publication) -> int:
         if not index.knows_base(connection, new.base.fingerprint):
             index.add_base(connection, new.base)
         number = index.add_version(connection, new.tenant, new.name, digest, manifest)
+        quarantine.release(connection, digest)  # all its blobs have just been put: they are whole
         if new.promote is not None:
             _promote(connection, new, new.promote, number, digest, manifest)
         if new.job is not None and new.ends_job:

@@ -44,6 +44,8 @@ class Version:
     created_at: datetime
     yanked_at: datetime | None = None
     yank_reason: str | None = None
+    quarantined_at: datetime | None = None
+    quarantine_reason: str | None = None
 
     @property
     def ref(self) -> str:
@@ -78,6 +80,8 @@ class VersionSummary:
     created_at: datetime
     yanked_at: datetime | None
     yank_reason: str | None
+    quarantined_at: datetime | None
+    quarantine_reason: str | None
 
     @property
     def ref(self) -> str:

@@ -27,6 +27,7 @@ from rootstock_registry.gates import NO_GATES, Gates
 from rootstock_registry.lifecycle import Lifecycle
 from rootstock_registry.manifest import Lineage, Manifest
 from rootstock_registry.publish import Publication, publish
+from rootstock_registry.quarantine import Inspection, inspect
 from rootstock_registry.records import (
     AdapterSummary,
     Change,
@@ -117,6 +118,14 @@ class Registry(Lifecycle, Work, Comparing):
         """Publish a prompt's JSON file. Raises as `publish` does; see `prompt_file`."""
         part, lineage = prompt_file.read(file)
         return self.publish(tenant, name, base, [part], lineage=lineage, promote=promote)
+
+    def inspect(self, tenant: str, ref: str) -> Inspection:
+        """Read and hash every stored byte of the version of `ref`.
+
+        Where they are damaged, it is quarantined: `resolve` refuses it from then on. Where it is
+        quarantined and they are whole again, it no longer is. Raises NotFound, Unavailable.
+        """
+        return inspect(self._database, self.blobs, tenant, ref)
 
     def version(self, digest: str) -> Version:
         """The content of `digest` under the oldest of its names. Raises NotFound."""

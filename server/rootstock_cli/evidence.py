@@ -57,29 +57,39 @@ def sign(
 
 def verify(
     ref: Ref,
-    public_key: Annotated[Path, typer.Option(metavar="PUB.pem", help="The signer's public key.")],
     home: Home,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="PUB.pem", help="The signer's public key.")
+    ] = None,
     tenant: Tenant = LOCAL,
     as_json: Json = False,
 ) -> None:
-    """Prove that a key has signed a version, and that its stored bytes are those it signed."""
+    """Read all stored bytes of a version again and, with a key, prove who has signed them.
+
+    Damaged bytes quarantine it: no server answers with it, until they are whole and verified again.
+    """
     from rootstock_registry.signing import PublicKey
 
     registry = open_registry(home)
-    key = PublicKey(public_key.expanduser())
-    version = registry.resolve(tenant, ref)
-    made = registry.evidence.verify(version.digest, key)
-    for part in version.manifest.parts:
-        registry.blobs.get(part.blob)  # read and hashed again: raises where a byte has changed
-    signed_at = made.created_at.isoformat(timespec="seconds")
+    key = PublicKey(public_key.expanduser()) if public_key else None
+    found = registry.inspect(tenant, ref)
+    version = registry.resolve(tenant, ref)  # raises in words where it is quarantined
+    made = registry.evidence.verify(version.digest, key) if key else None
     if as_json:
-        facts = {"ref": version.ref, "digest": made.digest, "key": made.key_id}
-        print_json(facts | {"signed_at": signed_at})
+        facts = {"ref": version.ref, "digest": version.digest, "released": found.released > 0}
+        signed = {"key": made.key_id, "signed_at": _time(made.created_at)} if made else {}
+        print_json(facts | signed)
         return
-    Console(soft_wrap=True).print(
-        f"{version.ref} ({made.digest}) is signed by key {made.key_id}, {signed_at}; "
-        "its bytes are those that were signed"
-    )
+    told = f"{version.ref} ({version.digest}) "
+    if made is None:
+        told += "has all the bytes that were published"
+    else:
+        told += f"is signed by key {made.key_id}, {_time(made.created_at)}; "
+        told += "its bytes are those that were signed"
+    console = Console(soft_wrap=True)
+    console.print(told)
+    if found.released:
+        console.print("it is no longer quarantined")
 
 
 @audit.callback()
@@ -161,8 +171,12 @@ def _line(row: AuditRow) -> str:
     )
 
 
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
+
+
 def _when(seconds: float) -> str:
     try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+        return _time(datetime.fromtimestamp(seconds, UTC))
     except (TypeError, ValueError, OverflowError):  # by another hand: verify names the row
         return f"unreadable ({seconds})"

@@ -5,7 +5,8 @@ Refuses to know targets; brings together the exporter and the server whose answe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,7 +46,8 @@ def export(
     registry = open_registry(home)
     versions = [registry.resolve(tenant, name) for name in names]
     if target == "peft":
-        _write_peft_folder(registry, versions, out)
+        with _damage_marked(registry, versions):
+            _write_peft_folder(registry, versions, out)
         return
     source = shipped.find_base(base) if base else _shipped_base(versions[0])
     # Float32 is what a package computes in.
@@ -79,13 +81,27 @@ def _write_peft_folder(registry: Registry, versions: Sequence[Version], out: Pat
     )
 
 
+@contextmanager
+def _damage_marked(registry: Registry, versions: Sequence[Version]) -> Iterator[None]:
+    """Where stored bytes turn out to be damaged, their version is quarantined for everybody."""
+    from rootstock_registry.errors import CorruptBlob
+
+    try:
+        yield
+    except CorruptBlob:
+        for version in versions:
+            registry.inspect(version.tenant, version.ref)
+        raise
+
+
 def write_package(
     registry: Registry, versions: Sequence[Version], base: shipped.Source, out: Path, ask: Answers
 ) -> ParityReport:
     """Export `versions` to the folder `out`, saying on a terminal what is being done."""
     from rootstock_export import export as write
 
-    with Console(stderr=True).status("exporting") as status:
+    marked = _damage_marked(registry, versions)
+    with Console(stderr=True).status("exporting") as status, marked:
         return write(versions, base.path, registry, out, ask, progress=status.update)
 
 

@@ -88,11 +88,9 @@ def versions(
         return
     table = Table("version", "kinds", "base", "bytes", "digest", "", box=None, pad_edge=False)
     for each in page.data:
-        marks = " ".join(f"@{alias}" for alias in each.aliases)
-        yanked = "yanked" if each.yanked_at else ""
         table.add_row(
             str(each.number), ", ".join(each.kinds), each.base, str(each.size),
-            each.digest[:SHOWN_DIGEST], f"{marks} {yanked}".strip(),
+            each.digest[:SHOWN_DIGEST], _marks(each),
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -145,14 +143,14 @@ def _shown_version(registry: Registry, tenant: str, ref: str) -> Version:
     from rootstock_registry.errors import NotFound
 
     try:
-        return registry.resolve(tenant, ref)
+        return registry.look_at(tenant, ref)
     except NotFound:
         if set(ref) & set(":@/"):
             raise
         newest = registry.version_page(tenant, ref, limit=1).data
         if not newest:
             raise
-        return registry.resolve(tenant, newest[0].ref)
+        return registry.look_at(tenant, newest[0].ref)
 
 
 def _base_facts(card: BaseCard) -> dict[str, Any]:
@@ -185,6 +183,8 @@ def _summary_facts(version: VersionSummary) -> dict[str, Any]:
         "created_at": version.created_at.isoformat(),
         "yanked": version.yanked_at is not None,
         "yank_reason": version.yank_reason,
+        "quarantined": version.quarantined_at is not None,
+        "quarantine_reason": version.quarantine_reason,
     }
 
 
@@ -227,6 +227,9 @@ def _manifest_lines(version: Version) -> Lines:
     if version.yanked_at is not None:
         reason = f": {version.yank_reason}" if version.yank_reason else ""
         lines.append(("yanked", f"{version.yanked_at.isoformat(timespec='seconds')}{reason}"))
+    if version.quarantined_at is not None:
+        since = version.quarantined_at.isoformat(timespec="seconds")
+        lines.append(("quarantine", f"{since}: {version.quarantine_reason}"))
     for part in manifest.parts:
         lines += _part_lines(part)
     lines += [
@@ -283,11 +286,16 @@ def _sibling_lines(siblings: tuple[VersionSummary, ...]) -> Lines:
         (
             "versions",
             f"{each.number}  {each.digest[:SHOWN_DIGEST]}"
-            + "".join(f" @{alias}" for alias in each.aliases)
-            + (" yanked" if each.yanked_at else ""),
+            + (f" {_marks(each)}" if _marks(each) else ""),
         )
         for each in siblings
     ]
+
+
+def _marks(version: VersionSummary) -> str:
+    states = (("yanked", version.yanked_at), ("quarantined", version.quarantined_at))
+    marks = [*(f"@{alias}" for alias in version.aliases), *(name for name, at in states if at)]
+    return " ".join(marks)
 
 
 def _short(value: Any) -> str:

@@ -104,6 +104,8 @@ def version_facts(version: Version) -> dict[str, Any]:
         "created_at": version.created_at.isoformat(),
         "yanked": version.yanked_at is not None,
         "yank_reason": version.yank_reason,
+        "quarantined": version.quarantined_at is not None,
+        "quarantine_reason": version.quarantine_reason,
         **{key: manifest[key] for key in ("base", "parts", "lineage", "evaluation")},
     }
 

@@ -44,6 +44,11 @@ class Telemetry:
         self._tokens = Counter(
             "rootstock_tokens", "Tokens read and made", ["kind", "base"], registry=self._registry
         )
+        self._quarantined = Counter(
+            "rootstock_quarantined_versions",
+            "Versions whose stored bytes were found to be damaged",
+            registry=self._registry,
+        )
         self._in_flight: CountOf[str] = CountOf()
         self._registry.register(_EngineGauges(heartbeats, self._in_flight, max_adapters))
 
@@ -53,6 +58,9 @@ class Telemetry:
 
     def tokens(self, kind: str, base: str, count: int) -> None:
         self._tokens.labels(kind, base).inc(count)
+
+    def quarantined(self, count: int) -> None:
+        self._quarantined.inc(count)
 
     @contextmanager
     def in_flight(self, digests: Iterable[str]) -> Iterator[None]:

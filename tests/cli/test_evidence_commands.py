@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from rootstock_registry import Registry
+from rootstock_registry.blob_names import key_of
 
 Command = Callable[..., CompletedProcess[str]]
 DATASET = "sha256:" + "d" * 64
@@ -67,6 +68,30 @@ def test_verifying_reads_every_byte_again(
     blob.write_bytes(data)
     ran = rootstock("verify", "a:1", "--public-key", tmp_path / "pub.pem")
     assert ran.returncode == 1 and "no longer match its digest" in ran.stderr
+    listed = parsed(rootstock("versions", "a", "--json"))["versions"]
+    assert listed[0]["quarantined"] and "part 1 (lora): " in listed[0]["quarantine_reason"]
+    assert "part 1 (lora): the bytes of blob" in rootstock("show", "a:1").stdout
+    refused = rootstock("export", "a:1", "--target", "peft", "--out", tmp_path / "out")
+    assert refused.returncode == 1 and "a:1 is quarantined since" in refused.stderr
+
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    assert "it is no longer quarantined" in rootstock("verify", "a:1").stdout
+    assert parsed(rootstock("verify", "a:1", "--json"))["released"] is False
+    assert "quarantine" not in rootstock("show", "a:1").stdout
+
+
+def test_an_export_that_meets_damage_quarantines_the_version(
+    rootstock: Command, peft_folder: Path, tiny: Path, tmp_path: Path, home: Path
+) -> None:
+    made = parsed(rootstock("import", peft_folder, "--as", "a", "--base", tiny, "--json"))
+    blob = home / "blobs" / key_of(made["parts"][0]["blob"])
+    blob.chmod(0o600)
+    blob.write_bytes(blob.read_bytes()[:-1])
+    ran = rootstock("export", "a:1", "--target", "peft", "--out", tmp_path / "out")
+    assert ran.returncode == 1 and "is damaged" in ran.stderr
+    [row, *_] = parsed(rootstock("audit", "--object", "a:1", "--json"))["rows"]
+    assert row["action"] == "quarantine" and row["detail"]["damaged"][0]["what"] == "part 1 (lora)"
 
 
 def test_a_promotion_under_gates_is_refused_with_the_figures(

@@ -15,8 +15,8 @@ import obstore
 import pytest
 from obstore.store import S3Store
 from rootstock_adapters.base_card import BaseCard
-from rootstock_registry import BlobStore, Lineage, NewPart, Registry, blob_bucket
-from rootstock_registry.errors import CorruptBlob, NotFound, Unavailable
+from rootstock_registry import BlobStore, Lineage, NewPart, Registry, Version, blob_bucket
+from rootstock_registry.errors import CorruptBlob, NotFound, Quarantined, Unavailable
 
 from tests.registry.buckets import Proxy, proxy_to, s3_server
 
@@ -233,3 +233,30 @@ def test_a_registry_in_a_bucket_publishes_resolves_and_collects(
         again.blobs.get(stray)
     again.close()
     assert not (home / "blobs").exists()
+
+
+def test_damage_in_a_bucket_is_seen_past_the_copy_and_quarantined_until_repaired(
+    home: Path, place: str, objects: S3Store, card: BaseCard, head: Head, lineage: Lineage
+) -> None:
+    registry = Registry(home, blobs=place)
+
+    def publish() -> Version:
+        return registry.publish(
+            "local", "triage", card, [head(1.0)], lineage=lineage, promote="prod"
+        )
+
+    version = publish()
+    blob = version.manifest.parts[0].blob
+    registry.blobs.get(blob)  # a copy lies on this machine's disk now
+    objects.put(key(blob), b"other bytes")
+    assert registry.inspect("local", "triage").quarantined == 1
+    with pytest.raises(Quarantined, match=r"part 1 \(head\): the bytes of blob"):
+        registry.resolve("local", "triage")
+    assert publish() == version
+    objects.delete(key(version.digest))
+    assert registry.inspect("local", "triage").damage == (
+        f"manifest: blob {version.digest} is not stored"
+    )
+    assert publish() == version
+    assert registry.inspect("local", "triage").damage is None
+    registry.close()

@@ -42,7 +42,10 @@ class Adapter(Listed):
 
 
 class AdapterVersion(Listed):
-    """A version as a list shows it; `id` is its reference, `triage:4`, `size` its parts' bytes."""
+    """A version as a list shows it; `id` is its reference, `triage:4`, `size` its parts' bytes.
+
+    `quarantined`: its stored bytes are damaged, as `quarantine_reason` says; nobody is answered.
+    """
 
     object: Literal["adapter.version"] = "adapter.version"
     adapter: str
@@ -55,6 +58,8 @@ class AdapterVersion(Listed):
     created_at: int
     yanked: bool
     yank_reason: str | None
+    quarantined: bool
+    quarantine_reason: str | None
 
 
 class Evaluation(Answer):

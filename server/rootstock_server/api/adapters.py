@@ -76,7 +76,7 @@ def _versions(router: APIRouter, handle: Handle) -> None:
     place = "/adapters/{name}/versions"
 
     async def detail(caller: KeyOwner, name: str, number: int) -> AdapterVersionDetail:
-        version = await to_thread(handle.registry.resolve, caller.tenant, f"{name}:{number}")
+        version = await to_thread(handle.registry.look_at, caller.tenant, f"{name}:{number}")
         proof = handle.registry.evidence
         later = await to_thread(proof.evaluations, caller.tenant, version.digest)
         signed = await to_thread(proof.signatures, version.digest)

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from rootstock_registry import KeyOwner, Version
-from rootstock_registry.errors import NotFound
+from rootstock_registry.errors import CorruptBlob, NotFound
 from rootstock_wire.openai import ModelCard, ModelList
 
 from rootstock_server.api.handle import Handle
@@ -36,7 +36,7 @@ def _versions(handle: Handle, tenant: str) -> list[tuple[str, Version]]:
     ]
     found = []
     for name in names:
-        with suppress(NotFound):  # deleted since the names were read
+        with suppress(NotFound, CorruptBlob):  # deleted since the names were read; or damaged
             found.append((name, handle.registry.resolve(tenant, name)))
     return found
 

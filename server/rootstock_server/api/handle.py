@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
 from rootstock_registry import KeyOwner, Registry, Version
-from rootstock_registry.errors import InvalidName, NotFound
+from rootstock_registry.errors import CorruptBlob, InvalidName, NotFound
 from rootstock_wire.fields import as_list
 from rootstock_wire.native import Classification, ClassifiedText, ClassifyBody
 from rootstock_wire.openai import ChatBody, CompletionBody, EmbeddingRequest, Usage
@@ -33,6 +33,7 @@ from rootstock_server.errors import (
     Overloaded,
     UnknownModel,
 )
+from rootstock_server.quarantine import Quarantine
 from rootstock_server.telemetry import Telemetry
 from rootstock_server.tenancy.auth import Authenticator
 from rootstock_server.tenancy.quota import Quota
@@ -79,6 +80,7 @@ class Handle:
         self.telemetry = telemetry
         self.trust = trust
         self.draining = False
+        self._quarantine = Quarantine(registry, telemetry)
         self._auth = Authenticator(registry, no_auth=no_auth)
         self._quota = Quota(limits.max_in_flight_per_tenant)
         self.limits = limits
@@ -119,18 +121,21 @@ class Handle:
         self, caller: KeyOwner, models: Sequence[str], param: str
     ) -> list[Target]:
         """Each of `models`, in one visit to the registry. Raises as `resolve` does."""
-        named = [model for model in models if model not in self.bases]
-        versions = await asyncio.to_thread(self._versions, caller, named, param) if named else {}
-        return [
-            await self._target(model, versions[model], param)
-            if model in versions
-            else Target(model, self.bases[model])
-            for model in models
-        ]
+        named = dict.fromkeys(model for model in models if model not in self.bases)
+        if not named:
+            return [Target(model, self.bases[model]) for model in models]
+        async with self._quarantine.watch([(caller.tenant, model) for model in named]):
+            versions = await asyncio.to_thread(self._versions, caller, named, param)
+            return [
+                await self._target(model, versions[model], param)
+                if model in versions
+                else Target(model, self.bases[model])
+                for model in models
+            ]
 
-    def _versions(self, caller: KeyOwner, models: Sequence[str], param: str) -> dict[str, Version]:
+    def _versions(self, caller: KeyOwner, models: Iterable[str], param: str) -> dict[str, Version]:
         found = {}
-        for model in dict.fromkeys(models):
+        for model in models:
             try:
                 found[model] = self.registry.resolve(caller.tenant, model)
             except (NotFound, InvalidName):
@@ -170,7 +175,7 @@ class Handle:
         for ref in candidates(route, user):
             try:
                 return await self.resolve(caller, ref, param="task")
-            except ClientError:
+            except (ClientError, CorruptBlob):
                 continue
         raise UnknownModel(
             f"the task `{task}` leads to no version that can be served; set its route again",
@@ -186,7 +191,7 @@ class Handle:
         """
         if body.stream_options is not None and not body.stream:
             raise BadRequest("stream_options: needs `stream` to be true", param="stream_options")
-        with self._admit(caller, [target]):
+        async with self._admit(caller, [target]):
             ids = await asyncio.to_thread(prepare.prompts, target, body)
             if len(ids) * (body.n or 1) > self.limits.max_rows_per_request:
                 raise BadRequest(
@@ -221,15 +226,17 @@ class Handle:
                 self.telemetry.tokens("completion", name, len(deltas))
                 yield deltas
 
-    @contextmanager
-    def _admit(self, caller: KeyOwner, targets: Sequence[Target]) -> Iterator[None]:
+    @asynccontextmanager
+    async def _admit(self, caller: KeyOwner, targets: Sequence[Target]) -> AsyncIterator[None]:
         """Count the request against its tenant. Raises OverQuota, Overloaded."""
         versions = [target for target in targets if target.version or target.beside]
         digests = {digest for target in versions for digest in target.digests}
         if self.draining:
             raise Overloaded("the server is stopping; try again in a moment")
+        names = {(v.tenant, v.ref) for target in targets for v in target.versions}
         with self._quota.admit(caller.tenant), self.telemetry.in_flight(digests):
-            yield
+            async with self._quarantine.watch(names):
+                yield
 
     async def embed(self, caller: KeyOwner, target: Target, body: EmbeddingRequest) -> Embedded:
         """One vector per input, pooled as the base's card says."""
@@ -239,7 +246,7 @@ class Handle:
                 f"({target.base.card.name}), classify with /v1/classify",
                 param="model",
             )
-        with self._admit(caller, [target]):
+        async with self._admit(caller, [target]):
             ids = await asyncio.to_thread(prepare.encode, target, as_list(body.input), "input")
             requests = [_pass(target, one) for one in ids]
             passes = await self._encode_all(caller, target.base, requests)
@@ -255,7 +262,7 @@ class Handle:
         """
         verdict.check_heads(targets)
         groups = verdict.by_pass(targets)
-        with self._admit(caller, targets):
+        async with self._admit(caller, targets):
             asked = [
                 await asyncio.to_thread(prepare.encode, group[0], body.texts, "input")
                 for group in groups

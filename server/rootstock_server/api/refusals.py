@@ -21,7 +21,7 @@ from starlette.types import Scope
 
 from rootstock_server.api.pages import document
 from rootstock_server.api.registry_calls import translate
-from rootstock_server.errors import BadRequest, RootstockError, ServerFault
+from rootstock_server.errors import BadRequest, CorruptAdapter, RootstockError, ServerFault
 
 log = structlog.get_logger()
 
@@ -66,7 +66,9 @@ def known(error: RootstockError | RegistryError) -> RootstockError:
 def log_fault(error: RootstockError) -> None:
     """Write down what the answer does not say."""
     if isinstance(error, ServerFault):
-        log.error("fault", error=type(error).__name__, message=error.message, exc_info=error)
+        # Damage is in the bytes that the message names, not where our code has noticed it.
+        trace = None if isinstance(error, CorruptAdapter) else error
+        log.error("fault", error=type(error).__name__, message=error.message, exc_info=trace)
 
 
 def explain(errors: Sequence[Any]) -> BadRequest:

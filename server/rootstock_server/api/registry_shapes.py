@@ -81,6 +81,8 @@ def version(summary: VersionSummary) -> wire.AdapterVersion:
         created_at=seconds(summary.created_at),
         yanked=summary.yanked_at is not None,
         yank_reason=summary.yank_reason,
+        quarantined=summary.quarantined_at is not None,
+        quarantine_reason=summary.quarantine_reason,
     )
 
 
@@ -100,6 +102,8 @@ def detail(
         created_at=seconds(whole.created_at),
         yanked=whole.yanked_at is not None,
         yank_reason=whole.yank_reason,
+        quarantined=whole.quarantined_at is not None,
+        quarantine_reason=whole.quarantine_reason,
         manifest=whole.manifest.model_dump(mode="json"),
         evaluations=[evaluation(each) for each in later],
         signed_by=list(signed_by),

@@ -53,7 +53,7 @@ class Target:
     @property
     def digests(self) -> tuple[str, ...]:
         """Every version that makes the answer; the base's fingerprint where there is none."""
-        return tuple(dict.fromkeys(v.digest for v in self._versions)) or (self.digest,)
+        return tuple(dict.fromkeys(v.digest for v in self.versions)) or (self.digest,)
 
     @property
     def made_by(self) -> str:
@@ -84,17 +84,18 @@ class Target:
     @cached_property
     def prompt(self) -> PromptSpec | None:
         """What is said around the caller's text."""
-        specs = [spec for version in self._versions for spec in specs_before_pass(version)]
+        specs = [spec for version in self.versions for spec in specs_before_pass(version)]
         return next((spec for spec in specs if isinstance(spec, PromptSpec)), None)
 
     @cached_property
     def room(self) -> int:
         """How many of the base's positions a request may fill; virtual tokens take some."""
-        specs = [spec for version in self._versions for spec in specs_before_pass(version)]
+        specs = [spec for version in self.versions for spec in specs_before_pass(version)]
         return self.base.card.context_length - sum(spec.virtual_tokens for spec in specs)
 
     @property
-    def _versions(self) -> list[Version]:
+    def versions(self) -> list[Version]:
+        """Every version that makes the answer, the model's own first."""
         own = [self.version] if self.version else []
         return [*own, *(version for version, _ in self.beside)]
 

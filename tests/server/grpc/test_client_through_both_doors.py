@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import torch
 import uvicorn
+from rootstock_adapters.kinds import parse_spec
 from rootstock_client import ApiError, AsyncClient, Client, GrpcClient
+from rootstock_registry import Lineage, NewPart, Version
+from rootstock_registry.blob_names import key_of
 from rootstock_wire.native import Classification
 from rootstock_wire.openai import ChatCompletion, Completion
+from safetensors.torch import save
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -127,3 +132,48 @@ async def test_the_blocking_client_streams_and_closing_early_frees_the_row(
             return
         await asyncio.sleep(0.02)
     pytest.fail("the row of a closed stream still runs")
+
+
+async def test_damage_is_met_once_refused_at_both_doors_and_repaired_by_publishing(
+    house: Any, http: AsyncClient, client: GrpcClient
+) -> None:
+    whole = house.registry.resolve("local", "triage")
+    card = house.handle.bases["decoder"].card
+    spec = parse_spec("lora", whole.manifest.parts[0].config)
+    shapes = spec.tensor_shapes(card)
+    part = NewPart(spec, save({name: torch.ones(shape) for name, shape in shapes.items()}))
+
+    def publish() -> Version:
+        return house.registry.publish(
+            "local", "hurt", card, [part], lineage=Lineage(method="test"), promote="prod"
+        )
+
+    blob = publish().manifest.parts[0].blob
+    file = house.registry.blobs._shelf._root / key_of(blob)
+    file.chmod(0o600)
+    file.write_bytes(part.data[:-1] + b"!")
+    expected = await http.complete("triage", "Hello", **GREEDY)
+    others = [asyncio.create_task(http.complete("triage", "Hello", **GREEDY)) for _ in range(4)]
+    with pytest.raises(ApiError) as met:
+        await http.complete("hurt", "Hello", **GREEDY)
+    assert (met.value.status, met.value.code) == (500, "corrupt_adapter")
+    for answer in await asyncio.gather(*others):
+        assert answer.choices[0].text == expected.choices[0].text
+    assert "rootstock_quarantined_versions_total 1.0" in (
+        house.handle.telemetry.exposition().decode()
+    )
+    file.write_bytes(part.data)  # whole again, but nobody reads it
+    words = []
+    for asking in (http.complete("hurt", "Hello", **GREEDY), over_grpc(client, "Hello", "hurt")):
+        with pytest.raises(
+            ApiError, match=r"hurt:1 is quarantined since .* part 1 \(lora\): "
+        ) as e:
+            await asking
+        words.append(e.value.message)
+    assert words[0] == words[1]
+    publish()
+    answer = await http.complete("hurt", "Hello", **GREEDY)
+    assert answer.system_fingerprint == house.registry.resolve("local", "hurt").digest
+    told = [row.action for row in house.registry.evidence.audit(object="hurt:1")]
+    assert told == ["release", "quarantine", "publish"]
+    house.registry.delete_adapter("local", "hurt", force=True)
