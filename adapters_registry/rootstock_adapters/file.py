@@ -114,6 +114,8 @@ def parse_object(text: bytes) -> dict[str, Any]:
         return entries
 
     def whole(digits: str) -> float:
+        if digits == "-0":
+            return -0.0  # what else reads these headers knows it as a float, and so no size
         # Python reads any number of digits, in a time that grows with their square.
         return int(digits) if len(digits) <= MAX_DIGITS else math.inf
 
