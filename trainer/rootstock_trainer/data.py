@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rootstock_trainer.errors import BadData, BadSpec
-from rootstock_trainer.records import Faults, first_record, kind_of, stream
+from rootstock_trainer.records import Faults, first_record, kind_of, named, stream
 from rootstock_trainer.rows import (
     Chat,
     Columns,
@@ -209,9 +209,8 @@ def _infer(file: Path, columns: Columns) -> Task:
     fields = first_record(file).fields
     task = task_of(fields, columns)
     if task is None:
-        found = ", ".join(str(name)[:40] for name in fields) or "none"
         raise BadSpec(
-            f"data: {file.name} has the columns {found}: rows are messages, or prompt and "
+            f"data: {file.name} has the columns {named(fields)}: rows are messages, or prompt and "
             f"completion, or {columns.text} and {columns.labels[0]}; name yours with text_column "
             "and label_column"
         )

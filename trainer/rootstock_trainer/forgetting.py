@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rootstock_trainer.base import Base
 from rootstock_trainer.batches import by_length
 from rootstock_trainer.errors import BadData
-from rootstock_trainer.records import read_records
+from rootstock_trainer.records import is_text, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -208,9 +208,9 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         fields = record.fields
         turns = fields.get("messages")
         chat = isinstance(turns, list) and all(
-            isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns
+            isinstance(turn, dict) and is_text(turn.get("content")) for turn in turns
         )
-        if not chat and not isinstance(fields.get("text"), str):
+        if not chat and not is_text(fields.get("text")):
             faults.add(record.line, "neither text nor messages")
     faults.check()
     return _spread([record.fields for record in records])

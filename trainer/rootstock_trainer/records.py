@@ -5,15 +5,22 @@ Refuses to know which columns mean what.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rootstock_adapters.errors import printable
+from rootstock_wire.fine_tuning import MAX_RECORD_CHARS
+
 from rootstock_trainer.errors import BadData
 
 MAX_SHOWN = 20
+MAX_NAME_CHARS = 40
+MAX_ERROR_CHARS = 200
+PIECE = 1 << 16  # bytes
 PARQUET_BATCH = 512  # rows that are decoded at once
 KINDS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -37,7 +44,7 @@ class Faults:
     def add(self, line: int, message: str) -> None:
         self.count += 1
         if len(self._first) < MAX_SHOWN or line < self._first[-1][0]:
-            self._first = sorted([*self._first, (line, message)])[:MAX_SHOWN]
+            self._first = sorted([*self._first, (line, printable(message))])[:MAX_SHOWN]
 
     def check(self) -> None:
         """Raises BadData with the first 20 faults, by line, and the number of the others."""
@@ -90,43 +97,84 @@ def first_record(file: Path) -> Record:
     raise BadData(f"{file.name}: the file has no rows")
 
 
+def is_text(value: object) -> bool:
+    """Half a surrogate pair, which JSON can write, has no UTF-8 form: no digest, no tokens."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def named(columns: Iterable[object]) -> str:
+    """Columns as an error names them: a stranger's file may have very many, and very long ones."""
+    names = [printable(str(column)[:MAX_NAME_CHARS]) for column in columns]
+    more = [f"and {len(names) - MAX_SHOWN} more"] if len(names) > MAX_SHOWN else []
+    return ", ".join(names[:MAX_SHOWN] + more) or "none"
+
+
 def _lines(file: Path) -> Iterator[str]:
     # newline="" ends lines at \n and \r only: str.splitlines would cut a text at U+2028.
     with file.open(encoding="utf-8-sig", newline="") as text:
+        number = 0
         try:
-            yield from text
+            while line := text.readline(MAX_RECORD_CHARS + 1):
+                number += 1
+                _check_size(file, number, len(line))
+                yield line
         except UnicodeDecodeError:
             raise BadData(
                 f"{file.name}: line {_undecodable(file)} is not UTF-8 text: save the file as UTF-8"
             ) from None
 
 
+def _check_size(file: Path, line: int, size: int) -> None:
+    """What is read at once is bounded: a file may be one line, or one open quote."""
+    if size > MAX_RECORD_CHARS:
+        raise BadData(
+            f"{file.name}: line {line}: a row is over {MAX_RECORD_CHARS} characters: is a line "
+            "break or a quote missing?"
+        )
+
+
 def _undecodable(file: Path) -> int:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    number = 1
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
+        while piece := stream.read(PIECE):
             try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 1
+                decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                return number + error.object[: error.start].count(b"\n")
+            number += piece.count(b"\n")
+    return number  # it ends within a character
 
 
 def _check_columns(file: Path, columns: Sequence[str], needed: Iterable[str]) -> None:
     if missing := [column for column in needed if column not in columns]:
-        found = ", ".join(columns) or "none"
+        found = named(columns)
         raise BadData(f"{file.name}: no column named {missing[0]!r} (columns: {found})")
     if len(set(columns)) != len(columns):
-        raise BadData(f"{file.name}: two columns have the same name ({', '.join(columns)})")
+        raise BadData(f"{file.name}: two columns have the same name ({named(columns)})")
 
 
 def _csv(file: Path, faults: Faults, needed: Sequence[str]) -> Iterator[Record]:
-    reader = csv.reader(_lines(file), strict=True)
+    held = 0  # characters of the lines that the record takes: a quote may be open over many
+
+    def lines() -> Iterator[str]:
+        nonlocal held
+        for line in _lines(file):
+            held += len(line)
+            _check_size(file, reader.line_num + 1, held)
+            yield line
+
+    reader = csv.reader(lines(), strict=True)
     try:
         header = next(reader, [])
     except csv.Error as error:
         raise BadData(f"{file.name}: line 1: {error}") from None
     _check_columns(file, header, needed)
     while True:
+        held = 0
         try:
             row = next(reader, None)
         except csv.Error as error:
@@ -158,8 +206,7 @@ def _jsonl(file: Path, faults: Faults, needed: Sequence[str]) -> Iterator[Record
 
 
 def _parquet(file: Path, faults: Faults, needed: Sequence[str]) -> Iterator[Record]:
-    import pyarrow  # slow to import, and only this kind of file needs it
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile  # slow to import, and only this kind needs it
 
     try:
         table = ParquetFile(file)
@@ -170,6 +217,10 @@ def _parquet(file: Path, faults: Faults, needed: Sequence[str]) -> Iterator[Reco
                 number += 1
                 # A column that most rows leave empty is a field that those rows do not have.
                 yield Record(number, {n: v for n, v in fields.items() if v is not None})
-    except (pyarrow.ArrowException, OSError) as error:
-        first_line = str(error).partition("\n")[0]
+    except BadData:
+        raise
+    # Beside its own errors, whatever Python raises where a value has no form here: a text that is
+    # not UTF-8, a day after the year 9999.
+    except Exception as error:
+        first_line = printable(str(error).partition("\n")[0][:MAX_ERROR_CHARS])
         raise BadData(f"{file.name} cannot be read as Parquet: {first_line}") from None

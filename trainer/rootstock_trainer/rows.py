@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from rootstock_wire.openai import MAX_MESSAGES
 
 from rootstock_trainer.errors import BadData
-from rootstock_trainer.records import Faults, Record
+from rootstock_trainer.records import Faults, Record, is_text
 from rootstock_trainer.spec import Task
 
 MAX_LABEL_CHARS = 128
+MAX_FIELD_CHARS = 128
 # Callers write it, too: a served head reads a pair as this one text.
 PAIR_SEPARATOR = " ||| "
 
@@ -56,7 +58,7 @@ class Chat(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    messages: Annotated[list[Message], Field(min_length=2)]
+    messages: Annotated[list[Message], Field(min_length=2, max_length=MAX_MESSAGES)]
 
     @model_validator(mode="after")
     def _ends_with_an_answer(self) -> Chat:
@@ -170,7 +172,7 @@ def rows_of(
             yield readers[task](record)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
+            field = ".".join(str(part) for part in first["loc"])[:MAX_FIELD_CHARS]
             message = first["msg"].removeprefix("Value error, ")
             faults.add(record.line, f"{field}: {message}" if field else message)
         except BadData as error:
@@ -226,7 +228,7 @@ def _labelled(record: Record, columns: Columns) -> Labelled:
 def _tagged(record: Record, columns: Columns) -> Tagged:
     words, labels = record.fields.get(columns.text), record.fields.get(columns.labels[0])
     for name, value in ((columns.text, words), (columns.labels[0], labels)):
-        texts = isinstance(value, list) and all(isinstance(v, str) and v.strip() for v in value)
+        texts = isinstance(value, list) and all(is_text(v) and v.strip() for v in value)
         if not texts or not value:
             raise BadData(f"{name} must be a list of words, none of them empty")
     assert isinstance(words, list) and isinstance(labels, list)
@@ -250,7 +252,7 @@ def _text(record: Record, column: str, problems: list[str]) -> str:
         value = str(value)
     if value is None:
         problems.append(f"{column} is missing")
-    elif not isinstance(value, str):
+    elif not is_text(value):
         problems.append(f"{column} must be text")
     elif not value.strip():
         problems.append(f"{column} is empty")

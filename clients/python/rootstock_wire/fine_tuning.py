@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rootstock_wire.fields import Answer, Ask, ModelName, only
+from rootstock_wire.fields import Answer, Ask, ModelName, at_most, only
 from rootstock_wire.methods import Method, Settings
 from rootstock_wire.pages import Listed
 
@@ -18,11 +18,12 @@ MAX_METADATA = 16
 MAX_SEED = 2**32 - 1
 MAX_PRIORITY = 100
 MAX_PAGE = 100
+MAX_RECORD_CHARS = 4 << 20  # of one row of a file: far more than any context, and quickly read
 
 FileId = Annotated[str, Field(pattern=r"^file-[0-9a-zA-Z]{1,56}$")]
 Key = Annotated[str, Field(min_length=1, max_length=64)]
 Value = Annotated[str, Field(max_length=512)]
-Metadata = Annotated[dict[Key, Value], Field(max_length=MAX_METADATA)]
+Metadata = Annotated[dict[Key, Value], at_most(MAX_METADATA)]
 Status = Literal[
     "validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"
 ]

@@ -6,17 +6,20 @@ Refuses to know what the rows mean: a job's trainer checks that.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from rootstock_registry import KeyOwner, Registry
 from rootstock_registry.records_work import StoredFile
-from rootstock_wire.fine_tuning import FileDeleted, FileObject
+from rootstock_wire.fine_tuning import MAX_RECORD_CHARS, FileDeleted, FileObject
 from rootstock_wire.pages import Page
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from rootstock_server.api.caller import caller_of
 from rootstock_server.api.handle import Handle
@@ -57,8 +60,7 @@ def routes(handle: Handle) -> APIRouter:
     @router.post("/files", openapi_extra=UPLOAD_FORM)
     async def upload(request: Request) -> FileObject:
         caller = caller_of(request, "publisher")
-        form = request.form(max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES)
-        async with form as fields, one:
+        async with _form(request) as fields, one:
             file = _checked_form(fields)
             name = PurePosixPath(file.filename or "").name
             data = await file.read()
@@ -109,6 +111,19 @@ def routes(handle: Handle) -> APIRouter:
     return router
 
 
+@asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """The fields of an upload. Raises BadRequest where it is no form, or one of too many parts."""
+    try:
+        form = await request.form(max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES)
+    except HTTPException as error:
+        raise BadRequest(f"file: no multipart form of one: {error.detail}", param="file") from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
 def check(name: str, data: bytes) -> None:
     """Raises BadRequest naming what is wrong with an upload's name, size or lines."""
     suffix = PurePosixPath(name).suffix.lower()
@@ -120,29 +135,34 @@ def check(name: str, data: bytes) -> None:
         if not (data.startswith(PARQUET) and data.endswith(PARQUET)):
             raise BadRequest("file: it is not a Parquet file", param="file")
         return
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise BadRequest(f"file: line {line} is not UTF-8", param="file") from None
-    if suffix == ".jsonl":
-        _check_lines(text)
-
-
-def _check_lines(text: str) -> None:
-    faults = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                fault = None if isinstance(json.loads(line), dict) else "not a JSON object"
-            except (ValueError, RecursionError):
-                fault = "not valid JSON"
-            if fault:
-                faults.append(f"line {number} is {fault}")
+    faults: list[str] = []
+    more = 0
+    # Line by line: as one text, or as a list of its lines, a file takes many times its size.
+    for number, line in enumerate(io.BytesIO(data), 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise BadRequest(f"file: line {number} is not UTF-8", param="file") from None
+        fault = _fault(text) if suffix == ".jsonl" else None
+        if fault and len(faults) < MAX_NAMED_LINES:
+            faults.append(f"line {number} is {fault}")
+        elif fault:
+            more += 1
     if faults:
-        more = len(faults) - MAX_NAMED_LINES
-        named = "; ".join(faults[:MAX_NAMED_LINES]) + (f"; and {more} more" if more > 0 else "")
+        named = "; ".join(faults) + (f"; and {more} more" if more else "")
         raise BadRequest(f"file: {named}", param="file")
+
+
+def _fault(line: str) -> str | None:
+    """What is wrong with a line of JSON, if anything is."""
+    if not line.strip():
+        return None
+    if len(line) > MAX_RECORD_CHARS:
+        return f"over {MAX_RECORD_CHARS} characters"
+    try:
+        return None if isinstance(json.loads(line), dict) else "not a JSON object"
+    except (ValueError, RecursionError):
+        return "not valid JSON"
 
 
 def _add(handle: Handle, tenant: str, name: str, data: bytes) -> StoredFile:
