@@ -8,19 +8,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 MAX_TEXT_CHARS = 500_000
 MAX_TEXTS = 256
 MAX_PROMPT_TOKENS = 131_072
 MAX_ADAPTERS = 16
+MAX_FIELDS = 64
 
 
 class Ask(BaseModel):
     """A request: unknown fields, loose types, NaN and infinity are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, data: Any) -> Any:
+        # Each unknown one would become an error of its own, and all of them be written out.
+        if isinstance(data, dict) and len(data) > MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", "there are more fields than any one takes")
+        return data
 
 
 class Answer(BaseModel):
@@ -35,6 +52,19 @@ def only(*values: object) -> BeforeValidator:
     def check(value: object) -> object:
         if not any(value == allowed and type(value) is type(allowed) for allowed in values):
             raise PydanticCustomError("unsupported", "is not supported yet; leave it out")
+        return value
+
+    return BeforeValidator(check)
+
+
+def at_most(entries: int) -> BeforeValidator:
+    """A table's size, before each of its entries is looked at."""
+
+    def check(value: object) -> object:
+        if isinstance(value, dict) and len(value) > entries:
+            raise PydanticCustomError(
+                "too_long", "should have at most {most} entries", {"most": entries}
+            )
         return value
 
     return BeforeValidator(check)
@@ -56,7 +86,9 @@ def _form(value: Any) -> str | None:
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
 TokenId = Annotated[int, Field(ge=0)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+TokenIds = Annotated[
+    list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)
+]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 User = Annotated[str, Field(max_length=256)]
 

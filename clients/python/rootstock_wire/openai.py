@@ -13,7 +13,17 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from rootstock_wire.fields import Adapters, Answer, Ask, ModelName, Prompt, Text, User, only
+from rootstock_wire.fields import (
+    Adapters,
+    Answer,
+    Ask,
+    ModelName,
+    Prompt,
+    Text,
+    User,
+    at_most,
+    only,
+)
 from rootstock_wire.structured import (
     MAX_TOOLS,
     CalledTool,
@@ -31,6 +41,7 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 64
 MAX_BIASED_TOKENS = 1024
 MAX_MESSAGES = 1024
+MAX_METADATA = 16  # as OpenAI says
 
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stop = Annotated[
@@ -43,7 +54,7 @@ Language = Annotated[str, Field(min_length=2, max_length=16)]
 # JSON has no integer keys: token ids come as text, as in OpenAI's requests.
 BiasedToken = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 LogitBias = Annotated[
-    dict[BiasedToken, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED_TOKENS)
+    dict[BiasedToken, Annotated[float, Field(ge=-100, le=100)]], at_most(MAX_BIASED_TOKENS)
 ]
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -149,7 +160,7 @@ class ChatBody(GenerationBody):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     # Accepted and not kept: they change nothing in an answer.
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], at_most(MAX_METADATA)] | None = None
     store: Annotated[bool | None, only(None, False)] = None
 
     functions: Annotated[list[object] | None, only(None, [])] = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rootstock_wire.fields import Answer, Ask
+from rootstock_wire.fields import Answer, Ask, at_most
 from rootstock_wire.pages import Listed
 
 MAX_PAGE = 100
@@ -134,4 +134,4 @@ class YankVersion(Ask):
 
 class AddEvaluation(Ask):
     dataset_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-    metrics: Annotated[dict[str, float], Field(min_length=1, max_length=MAX_METRICS)]
+    metrics: Annotated[dict[str, float], Field(min_length=1), at_most(MAX_METRICS)]

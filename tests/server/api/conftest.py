@@ -275,15 +275,20 @@ def _fill(registry: Registry, cards: dict[str, BaseCard]) -> None:
     registry.publish("acme", "own", toy, [low_rank(6)], lineage=lineage, promote="prod")
 
 
-@pytest.fixture
-def base_folders(tmp_path: Path) -> dict[str, Path]:
+def write_bases(folder: Path) -> dict[str, Path]:
+    """What the front end reads of a base, for each of two."""
     folders = {}
     for name in ("toy", "reader"):
-        folders[name] = tmp_path / name
+        folders[name] = folder / name
         folders[name].mkdir()
         _TOKENIZER.save(str(folders[name] / "tokenizer.json"))
     (folders["toy"] / "chat_template.jinja").write_text(TEMPLATE)
     return folders
+
+
+@pytest.fixture
+def base_folders(tmp_path: Path) -> dict[str, Path]:
+    return write_bases(tmp_path)
 
 
 @pytest.fixture
@@ -292,20 +297,43 @@ def settings() -> dict[str, object]:
     return {"no_auth": True}
 
 
+def configuration(
+    folder: Path, base_folders: dict[str, Path], settings: dict[str, object]
+) -> Config:
+    bases = [f"{name}={path}" for name, path in base_folders.items()]
+    return load({"home": folder / "home", "bases": bases, **settings}, {})
+
+
 @pytest.fixture
 def configured(
     tmp_path: Path, base_folders: dict[str, Path], settings: dict[str, object]
 ) -> Config:
-    bases = [f"{name}={path}" for name, path in base_folders.items()]
-    return load({"home": tmp_path / "home", "bases": bases, **settings}, {})
+    return configuration(tmp_path, base_folders, settings)
 
 
 @pytest_asyncio.fixture
 async def house(configured: Config, filled_home: Path) -> AsyncIterator[House]:
-    shutil.copytree(filled_home, configured.home, dirs_exist_ok=True)
-    registry = Registry(configured.home)
+    async with opened(configured, filled_home) as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_house(
+    tmp_path_factory: pytest.TempPathFactory, filled_home: Path
+) -> AsyncIterator[House]:
+    """One for a whole module of requests that are to change nothing."""
+    folder = tmp_path_factory.mktemp("shared")
+    settings: dict[str, object] = {"no_auth": True, "limits": {"max_file_bytes": 2_000_000}}
+    async with opened(configuration(folder, write_bases(folder), settings), filled_home) as one:
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def opened(config: Config, filled_home: Path) -> AsyncIterator[House]:
+    shutil.copytree(filled_home, config.home, dirs_exist_ok=True)
+    registry = Registry(config.home)
     engines = {name: ScriptedEngine(each) for name, each in CARDS.items()}
-    app = build_app(configured, registry, engines)
+    app = build_app(config, registry, engines)
     async with listening(app) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
         yield House(url, app, registry, engines, http)
     registry.close()
