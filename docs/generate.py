@@ -111,7 +111,8 @@ ERRORS_MEAN = {
 }
 ROUTES_MEAN = {
     "/livez": "200 while every engine is heard of or loading, 503 otherwise; needs no key",
-    "/readyz": "200 while every base is loaded and the server is not stopping; needs no key",
+    "/readyz": "200 while every base is loaded, the database has answered within the last half "
+    "minute and the server is not stopping; needs no key",
     "/health": "as `/readyz`",
     "/metrics": "Prometheus' text format; names no tenant; needs no key",
     "/v1/models": "the bases, and the caller's adapters",

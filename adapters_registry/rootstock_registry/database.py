@@ -69,6 +69,11 @@ class Database:
     def close(self) -> None:
         self.reads.dispose()
 
+    def ask(self) -> None:
+        """Read one row. Raises Unavailable where the database does not answer now."""
+        with self.reads.connect() as connection:
+            connection.scalar(text("SELECT version_num FROM alembic_version"))
+
     def _revision(self, connection: Connection | None = None) -> str | None:
         if connection is None:
             with self.reads.connect() as reading:
@@ -103,8 +108,6 @@ class Database:
 
     def _in_words(self, context: ExceptionContext) -> Exception | None:
         """A database that cannot be reached or written is no fault of who asked."""
-        if context.is_pre_ping:
-            return None  # the pool connects anew
         if _is_no_text(context.original_exception):
             return InvalidName(
                 "a name or text holds NUL or half a surrogate pair, which no database keeps"

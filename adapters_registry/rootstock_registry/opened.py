@@ -55,6 +55,10 @@ class Opened:
         self._remembered.close()
         self._database.close()
 
+    def ask_database(self) -> None:
+        """Whether it answers now: raises Unavailable where it does not."""
+        self._database.ask()
+
     def resolve(self, tenant: str, ref: str) -> Version:
         """`name` (its alias `prod`), `name:3`, `name@alias`; each may begin with `tenant/`.
 

@@ -119,6 +119,8 @@ async def _serve(config: Config, console: Console) -> None:
         stack.push_async_callback(door.stop)
         if not await _unless(stop, _load(engines, console)):
             return
+        asked = asyncio.create_task(handle.database.run())
+        stack.callback(asked.cancel)
         # Also for a sidecar that somebody else starts on this home.
         told = asyncio.create_task(tell_when_busy(config.home, lambda: handle.in_flight))
         stack.callback(told.cancel)

@@ -25,6 +25,7 @@ from rootstock_server.api import prepare, verdict
 from rootstock_server.api.stream import Answers, Delta
 from rootstock_server.api.target import ServedBase, Target
 from rootstock_server.config import Limits
+from rootstock_server.database_watch import DatabaseWatch
 from rootstock_server.engine.request import Encode, Encoded, Generate
 from rootstock_server.errors import (
     AdapterMismatch,
@@ -81,6 +82,7 @@ class Handle:
         self.trust = trust
         self.draining = False
         self._quarantine = Quarantine(registry, telemetry)
+        self.database = DatabaseWatch(registry.ask_database)
         self._auth = Authenticator(registry, no_auth=no_auth)
         self._quota = Quota(limits.max_in_flight_per_tenant)
         self.limits = limits
@@ -92,10 +94,11 @@ class Handle:
 
     @property
     def ready(self) -> bool:
-        """Whether every base is loaded and heard of, and the server is not stopping."""
+        """Whether every base is loaded and heard of, the database has not been away for longer
+        than what it said last counts, and the server is not stopping."""
         engines = [base.engine for base in self.bases.values()]
         loaded = all(engine.alive and engine.heartbeat is not None for engine in engines)
-        return loaded and not self.draining
+        return loaded and not self.draining and not self.database.away
 
     @property
     def alive(self) -> bool:

@@ -15,13 +15,15 @@ def routes(handle: Handle) -> APIRouter:
 
     @router.get("/livez")
     async def live() -> Response:
-        """200 while every engine is heard of or loading; not touched by load or stopping."""
+        """200 while every engine is heard of or loading; not touched by load, stopping, or a
+        database that is away."""
         return Response(status_code=200 if handle.alive else 503)
 
     @router.get("/readyz")
     @router.get("/health")
     async def ready() -> Response:
-        """200 while every base is loaded and the server is not stopping."""
+        """200 while every base is loaded, the database is there or was moments ago, and the
+        server is not stopping."""
         return Response(status_code=200 if handle.ready else 503)
 
     @router.get("/metrics")
