@@ -36,7 +36,8 @@ class Courtesy:
 
     def _busy(self) -> bool:
         try:
-            # Both from the clock of the machine: the server's touch, and now.
-            return time.time() - self._file.stat().st_mtime < FRESH_S
+            # Both from the clock of the machine: the server's touch, and now. A touch of the
+            # future was made before the clock was set back.
+            return abs(time.time() - self._file.stat().st_mtime) < FRESH_S
         except FileNotFoundError:
             return False

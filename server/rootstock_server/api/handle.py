@@ -292,7 +292,7 @@ class Handle:
 
     def _theirs(self, caller: KeyOwner, command: C) -> C:
         """`command` in its tenant's turn, and with the latest moment at which it is of use."""
-        deadline = time.time() + self.limits.request_timeout_s
+        deadline = time.monotonic() + self.limits.request_timeout_s
         return msgspec.structs.replace(command, owner=caller.tenant, deadline=deadline)
 
     async def _encode_all(

@@ -115,7 +115,7 @@ class Engine:
 
     def expire(self) -> list[Event]:
         """Fail the requests whose deadline is past; to be called while nothing runs as well."""
-        return self.scheduler.expire(time.time())
+        return self.scheduler.expire(time.monotonic())
 
     def wake(self) -> None:
         """A load or a grammar is ready: the next step may admit who waited for it."""

@@ -67,7 +67,9 @@ class Generate(msgspec.Struct, frozen=True, tag="generate", kw_only=True):
     source: int = 0
     adapters: list[Adapter] = []
     owner: str = ""  # an opaque key: turns are shared between owners, cached prefixes are not
-    deadline: float | None = None  # seconds since the epoch; later, nobody waits for the answer
+    # By time.monotonic, which both processes of one machine share and nobody sets; later, nobody
+    # waits for the answer.
+    deadline: float | None = None
 
 
 class Encode(msgspec.Struct, frozen=True, tag="encode", kw_only=True):

@@ -90,7 +90,7 @@ class Scheduler:
         return ()
 
     def expire(self, now: float) -> list[Event]:
-        """Fail the requests whose deadline is past `now`, in seconds since the epoch."""
+        """Fail the requests whose deadline is past `now`, of this machine's monotonic clock."""
         events: list[Event] = []
         for request in [*self.running, *self._waiting]:
             deadline = request.command.deadline
