@@ -69,6 +69,7 @@ class EngineClient:
         self._ready: asyncio.Future[Started] | None = None
         self._receiver: asyncio.Task[None] | None = None
         self._last_heartbeat = 0.0
+        self._answered = False  # whether this process has answered anything yet
 
     @property
     def alive(self) -> bool:
@@ -161,6 +162,7 @@ class EngineClient:
         elif answers := self._waiting.get(event.id):
             if not isinstance(event, Token) or event.finish_reason is not None:
                 del self._waiting[event.id]
+            self._answered = True
             answers.put_nowait(event)
         elif isinstance(event, Failed) and not event.id:
             self._refuse(BaseError(event.message))
@@ -169,14 +171,20 @@ class EngineClient:
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(error)
 
-    def _on_death(self, code: int) -> None:
-        """The process ended: answer what was in flight, and wait for the next one."""
+    def _on_death(self, code: int) -> bool:
+        """The process ended: answer what was in flight, and wait for the next one.
+
+        Nothing is sent to it again: what one process died of shall not meet the next one unasked.
+        Returns whether the process had answered anything.
+        """
+        answered, self._answered = self._answered, False
         if self.started is None:
             self._refuse(errors.ServerFault(f"the engine ended with exit code {code} at start"))
-            return
+            return answered
         self.heartbeat = None
         self._ready = asyncio.get_running_loop().create_future()
         self._fail_all("Overloaded", "the engine died and is being restarted; try again")
+        return answered
 
     def _fail_all(self, error: str, message: str) -> None:
         for request_id, answers in self._waiting.items():

@@ -23,9 +23,12 @@ STOP_S = 5.0
 
 
 class Supervisor:
-    """Keeps one engine process alive. `died` is called each time it ends without being told to."""
+    """Keeps one engine process alive. `died` is called with its exit code each time it ends
+    without being told to, and says whether it had been of use: then the next one starts soon.
+    One that ends before it has answered anything would do so again at once: it waits longer.
+    """
 
-    def __init__(self, setup: Setup, threads: int, died: Callable[[int], None]) -> None:
+    def __init__(self, setup: Setup, threads: int, died: Callable[[int], bool]) -> None:
         self._setup, self._threads, self._died = setup, threads, died
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -74,8 +77,9 @@ class Supervisor:
         while self._process is not None:
             begun = loop.time()
             code = await self._process.wait()
-            self._died(code)
-            delay = FIRST_RETRY_S if loop.time() - begun > LAST_RETRY_S else delay
+            useful = self._died(code)
+            lived = loop.time() - begun
+            delay = FIRST_RETRY_S if useful or lived > LAST_RETRY_S else delay
             await asyncio.sleep(delay)
             delay = min(2 * delay, LAST_RETRY_S)
             try:
