@@ -18,7 +18,8 @@ from rootstock_adapters.op import Prepared
 
 from rootstock_server.adapters.slots import Slot, Slots
 from rootstock_server.adapters.tiers import HostTier, Loaded
-from rootstock_server.errors import AdapterMismatch, CorruptAdapter, RootstockError
+from rootstock_server.errors import AdapterMismatch, CorruptAdapter, Overloaded, RootstockError
+from rootstock_server.out_of_memory import is_out_of_memory
 
 LOADERS = 2
 
@@ -112,7 +113,7 @@ class Residency:
             except RootstockError as error:
                 failed[digest] = error
             except Exception as error:  # a bug in a kind must fail its requests, not the engine
-                failed[digest] = CorruptAdapter(f"version {digest} cannot be loaded: {error!r}")
+                failed[digest] = _unloadable(digest, error)
         self._pinned -= failed.keys()  # or it would be read again in every step
         self._start_loads([v for v in waiting if not v & failed.keys()] if failed else waiting)
         return failed
@@ -190,3 +191,9 @@ class Residency:
         del self._resident[version.digest]
         if version.slot is not None:
             self._slots.give_back(version.slot)
+
+
+def _unloadable(digest: str, error: Exception) -> RootstockError:
+    if is_out_of_memory(error):
+        return Overloaded(f"no memory was left to load version {digest}; try again in a moment")
+    return CorruptAdapter(f"version {digest} cannot be loaded: {error!r}")

@@ -144,8 +144,10 @@ class Slots:
     def _create(self, arrays: SlotArrays, group: Group) -> None:
         slots = len(arrays.ranks)
         rank, members = arrays.rank, len(group.outs)
-        arrays.down[group.number] = self._zeros(slots, members * rank, group.in_features)
+        # Both or none: there may be no memory left for the second.
+        down = self._zeros(slots, members * rank, group.in_features)
         arrays.up[group.number] = [self._zeros(slots, rank, out) for out in group.outs]
+        arrays.down[group.number] = down
 
     def _blank(self, *shape: int) -> Tensor:
         """In ordinary memory, wherever the slots are."""

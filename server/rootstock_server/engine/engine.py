@@ -39,6 +39,7 @@ from rootstock_server.engine.request import (
 from rootstock_server.engine.runner import Runner
 from rootstock_server.engine.scheduler import Scheduler
 from rootstock_server.errors import RootstockError
+from rootstock_server.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -138,12 +139,12 @@ class Engine:
         try:
             hidden = self._runner.forward(batch)
             outputs = read_out(self.base, self._runner, hidden, batch)
-        except Exception:
+        except Exception as error:
             if len(batch.shares) > 1:
                 log.warning("a step failed; each of its requests is tried once more, alone")
                 return [output for one in batch.apart() for output in self._run(one)]
             log.exception("a request's step failed; it is answered with an error")
-            outputs = [Fault("ServerFault", "the step failed; see the server's log")]
+            outputs = [_fault(error)]
         for share, output in zip(batch.shares, outputs, strict=True):
             if isinstance(output, Fault):
                 self._wipe(share.request.blocks[share.request.keyed :])
@@ -171,6 +172,13 @@ class Engine:
     def close(self) -> None:
         self._grammars.close()
         self.residency.close()
+
+
+def _fault(error: Exception) -> Fault:
+    """What a request is told whose step failed, also alone."""
+    if is_out_of_memory(error):
+        return Fault("Overloaded", "no memory was left for this request; try again in a moment")
+    return Fault("ServerFault", "the step failed; see the server's log")
 
 
 def _failed(command: Generate | Encode, error: RootstockError) -> Failed:

@@ -68,6 +68,7 @@ class Prefixes:
         self._blocks.give_back(request.blocks)
         request.blocks, request.computed, request.keyed = (), 0, 0
         request.memory = None
+        request.hidden.clear()
 
     def _known(self, request: Request) -> list[int]:
         if isinstance(request.command, Encode) or request.source:

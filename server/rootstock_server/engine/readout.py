@@ -34,7 +34,8 @@ def read_out(base: Base, runner: Runner, hidden: Tensor, batch: Batch) -> list[O
         start, stop = stop, stop + share.tokens
         if isinstance(share.request.command, Encode):
             # Heads are small: they are read out where their weights are, in ordinary memory.
-            share.request.hidden.append(hidden[start:stop].float().cpu())
+            chunk = hidden[start:stop].float().cpu()
+            share.request.hidden[share.request.computed] = chunk
             if share.completes:
                 outputs[number] = _encoded(base, share.request)
         elif share.completes:
@@ -52,7 +53,7 @@ def _encoded(base: Base, request: Request) -> Encoded | Fault:
     command = request.command
     assert not isinstance(command, Generate)
     # Heads read the request's own tokens, as they would without virtual ones before them.
-    hidden = torch.cat(request.hidden)[None, -len(command.prompt_ids) :]  # [1, L, D]
+    hidden = torch.cat(list(request.hidden.values()))[None, -len(command.prompt_ids) :]  # [1, L, D]
     mask = torch.ones(hidden.shape[:2], dtype=torch.long)
     if not torch.isfinite(hidden).all():
         return Fault("ServerFault", "numerical_error: hidden states are not finite")

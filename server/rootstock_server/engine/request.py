@@ -192,7 +192,8 @@ class Request:
     generator: torch.Generator | None = None  # its own random numbers, so batches cannot matter
     penalties: Penalties | None = None  # its own counts of tokens, where a field asks for them
     matcher: Matcher | None = None  # its own place in its grammar, where it has one
-    hidden: list[torch.Tensor] = field(default_factory=list)  # Encode: [t, D] of each chunk
+    # Encode: [t, D] of each chunk, by its first token: a step that is run again changes nothing.
+    hidden: dict[int, torch.Tensor] = field(default_factory=dict)
     source: int = 0  # how many of the tokens an encoder reads, whole, before a decoder goes on
     memory: Memory | None = None  # what the decoder keeps of them
 
