@@ -103,7 +103,7 @@ def _ping(connection: Any) -> Exception | None:
             line.consume_input()
         result = line.get_result()
     except connection.OperationalError as error:
-        return error
+        return ConnectionError(_first(error))
     if result is None or result.status != _EMPTY or line.get_result() is not None:
         return ConnectionError("the server has ended the connection")
     return None
