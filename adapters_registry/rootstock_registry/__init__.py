@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rootstock_registry.records import (
         AdapterSummary,
         AliasMove,
+        ApiKey,
         Change,
         Job,
         KeyOwner,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdapterSummary": "records",
     "AliasMove": "records",
+    "ApiKey": "records",
     "BaseRef": "manifest",
     "BlobStore": "blobs",
     "Change": "records",
@@ -53,6 +55,7 @@ _HOMES = {
 __all__ = [
     "AdapterSummary",
     "AliasMove",
+    "ApiKey",
     "BaseRef",
     "BlobStore",
     "Change",

@@ -26,7 +26,7 @@ from rootstock_registry.errors import (
 )
 
 # Oldest first. The last one is what this program reads and writes.
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 

@@ -44,6 +44,9 @@ api_keys = Table(
     Column("role", String(16), nullable=False),
     Column("secret_sha256", String(64), nullable=False, unique=True),
     Column("created_at", Float, nullable=False),
+    # A key that has ended keeps its row: what it changed is in the audit log under its id.
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
 )
 
 bases = Table(

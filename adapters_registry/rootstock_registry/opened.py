@@ -49,6 +49,7 @@ class Opened:
         self._rows_checked: set[tuple[int, str]] = set()
         self._remembered = Remembered(self._database)
         self._last_said = LastSaid()
+        self._revoked: set[str] = set()  # secrets, hashed, that were seen to be nobody's any more
         self.evidence = Evidence(self._database, self.blobs, self._manifest)
 
     def close(self) -> None:

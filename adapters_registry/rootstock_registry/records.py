@@ -5,6 +5,7 @@ Refuses to know how they are stored.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from rootstock_adapters.spec import PartSpec
 from rootstock_registry.manifest import Manifest
 
 Role = Literal["admin", "publisher", "caller"]
+KeyState = Literal["active", "expired", "revoked"]
 T = TypeVar("T")
 ROLES: tuple[str, ...] = get_args(Role)
 JobState = Literal["queued", "running", "paused", "cancelled", "succeeded", "failed"]
@@ -137,6 +139,30 @@ class KeyOwner:
     tenant: str
     role: Role
     key_id: str
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key as a list shows it, which is never its secret. It ends for good when it is revoked, or
+    at `expires_at`, by the clock of the machine that is asked; without one it does not expire."""
+
+    id: str
+    tenant: str
+    role: Role
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @property
+    def state(self) -> KeyState:
+        if self.revoked_at is not None:
+            return "revoked"
+        over = self.expires_at is not None and self.expires_at.timestamp() <= time.time()
+        return "expired" if over else "active"
+
+    @property
+    def owner(self) -> KeyOwner:
+        return KeyOwner(self.tenant, self.role, self.id)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Synchronous, and safe for threads and processes. Refuses to know models, request
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from rootstock_adapters.base_card import BaseCard
@@ -30,6 +31,7 @@ from rootstock_registry.publish import Publication, publish
 from rootstock_registry.quarantine import Inspection, inspect
 from rootstock_registry.records import (
     AdapterSummary,
+    ApiKey,
     Change,
     Job,
     KeyOwner,
@@ -177,17 +179,42 @@ class Registry(Lifecycle, Work, Comparing):
         with self._database.reads.connect() as connection:
             return tenants.tenant_names(connection)
 
-    def create_key(self, tenant: str, role: str) -> tuple[str, str]:
-        """`(key id, secret)`; the secret is shown here and never again."""
+    def create_key(
+        self, tenant: str, role: str, *, expires_at: datetime | None = None
+    ) -> tuple[str, str]:
+        """`(key id, secret)`; the secret is shown here and never again.
+
+        Raises InvalidName (the role), NotFound (the tenant).
+        """
         with self._database.writes.begin() as connection:
-            return tenants.create_key(connection, tenant, role)
+            return tenants.create_key(connection, tenant, role, expires_at)
+
+    def keys(self, tenant: str) -> list[ApiKey]:
+        """Oldest first, those that have ended, too. Raises NotFound where there is no tenant."""
+        with self._database.reads.connect() as connection:
+            return tenants.keys(connection, tenant)
+
+    def revoke_key(self, tenant: str, key_id: str) -> ApiKey:
+        """From now on nobody's key. The same key twice is revoked once. Raises NotFound."""
+        with self._database.writes.begin() as connection:
+            return tenants.revoke_key(connection, tenant, key_id)
 
     def key_owner(self, secret: str) -> KeyOwner | None:
-        def look_up() -> KeyOwner | None:
-            with self._database.reads.connect() as connection:
-                return tenants.key_owner(connection, secret)
+        """Whose key it is; None for one that has ended, exactly as for one that never was."""
 
-        return self._last_said.or_now(("key", tenants.hashed(secret)), look_up)
+        def look_up() -> ApiKey | None:
+            with self._database.reads.connect() as connection:
+                return tenants.by_secret(connection, secret)
+
+        digest = tenants.hashed(secret)
+        key = self._last_said.or_now(("key", digest), look_up)
+        if key is not None and key.revoked_at is not None:
+            # For good: a thread that read the row before it was revoked may still be about to say
+            # so, and while the database is away that would be what it said last.
+            self._revoked.add(digest)
+        if key is None or key.state != "active" or digest in self._revoked:
+            return None
+        return key.owner
 
     def set_route(
         self, tenant: str, task: str, targets: Mapping[str, int], fallback: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from alembic.script import ScriptDirectory
 from rootstock_registry import BlobStore, Registry, errors, model_work
 from rootstock_registry.database import _MIGRATIONS, REVISIONS, Database
 from rootstock_registry.model import metadata
+from rootstock_registry.tenants import by_secret, hashed
 from sqlalchemy import Connection, NullPool, create_engine, text
 
 
@@ -72,6 +74,7 @@ def at_revision_0001(home: Path, url: str | None) -> Connection:
 
 OLD_ROWS = """
 INSERT INTO tenants VALUES ('acme', 1.0);
+INSERT INTO api_keys VALUES ('key_a', 'acme', 'caller', '{hash}', 1.25);
 INSERT INTO bases VALUES ('sha256:base', '{}');
 INSERT INTO versions VALUES
  (7, 'acme', 'triage', 1, '{first}', 'sha256:base', 1.5),
@@ -93,7 +96,8 @@ def test_a_database_of_the_first_revision_is_upgraded_with_its_rows(
     connection = at_revision_0001(home, url)
     parts = [{"kind": "head", "blob": "sha256:b", "size": 9, "config": {}, "tensors": {}}]
     first = BlobStore(home / "blobs").put(json.dumps({"parts": parts}).encode())
-    for statement in OLD_ROWS.replace("{first}", first).split(";"):
+    known = {"{first}": first, "{hash}": hashed("rsk_old")}
+    for statement in re.sub("{first}|{hash}", lambda found: known[found[0]], OLD_ROWS).split(";"):
         connection.exec_driver_sql(statement)
     connection.commit()
     connection.close()
@@ -117,6 +121,8 @@ def test_a_database_of_the_first_revision_is_upgraded_with_its_rows(
             (3, "job_a", "queued", "{}", "{}", 0, None),
             (4, "job_b", "failed", '{"n": 1}', '{"done": 1}', 0, None),
         ]
+        old = by_secret(reading, "rsk_old")
+        assert old is not None and (old.id, old.role, old.state) == ("key_a", "caller", "active")
     with opened.writes.begin() as writing:  # states that the first revision did not know
         writing.execute(text("UPDATE jobs SET state = 'paused', requested = 'cancel'"))
     opened.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,64 @@ def test_a_key_needs_a_known_tenant_and_role(registry: Registry) -> None:
         registry.create_key("local", "root")
     with pytest.raises(errors.NotFound, match="tenant 'nobody' does not exist"):
         registry.create_key("nobody", "admin")
+
+
+def test_a_revoked_key_is_nobodys_at_once_wherever_it_was_just_used(
+    opened: Callable[[], Registry], two: Registry
+) -> None:
+    command, (key_id, secret) = opened(), two.create_key("acme", "admin")
+    _, other = two.create_key("acme", "admin")
+    assert two.key_owner(secret) and two.key_owner(other)
+    revoked = command.revoke_key("acme", key_id)
+    assert (revoked.id, revoked.state) == (key_id, "revoked")
+    assert two.key_owner(secret) is command.key_owner(secret) is None
+    assert two.key_owner(other)
+
+
+def test_a_key_is_revoked_once_and_that_is_a_row_of_the_audit_log(two: Registry) -> None:
+    key_id, _ = two.create_key("acme", "caller")
+    first = two.revoke_key("acme", key_id)
+    rows, seq = two.evidence.verify_audit().rows, two.changes()[-1].seq
+    assert two.revoke_key("acme", key_id) == first
+    assert two.evidence.verify_audit().rows == rows
+    row, change = two.evidence.audit(limit=1)[0], two.changes()[-1]
+    assert (row.tenant, row.action, row.object) == ("acme", "revoke key", key_id)
+    assert (change.seq, change.tenant, change.kind, change.name) == (seq, "acme", "key", key_id)
+
+
+def test_only_its_tenant_can_revoke_a_key_and_a_foreign_one_reads_as_unknown(two: Registry) -> None:
+    key_id, secret = two.create_key("acme", "caller")
+
+    def message(name: str) -> str:
+        with pytest.raises(errors.NotFound) as caught:
+            two.revoke_key("globex", name)
+        return caught.value.message.replace(name, "KEY")
+
+    assert message(key_id) == message("key_0000000000000000")
+    assert two.key_owner(secret)
+    with pytest.raises(errors.NotFound, match="tenant 'nobody' does not exist"):
+        two.revoke_key("nobody", key_id)
+
+
+def test_keys_are_listed_with_their_state_and_never_with_a_secret(two: Registry) -> None:
+    now = datetime.now(UTC)
+    made = [
+        two.create_key("acme", role, expires_at=expires)
+        for role, expires in (("caller", None), ("admin", now), ("publisher", now + timedelta(1)))
+    ]
+    two.create_key("globex", "admin")
+    two.revoke_key("acme", made[0][0])
+    listed = two.keys("acme")
+    assert [(key.id, key.role, key.state) for key in listed] == [
+        (made[0][0], "caller", "revoked"),
+        (made[1][0], "admin", "expired"),
+        (made[2][0], "publisher", "active"),
+    ]
+    assert [two.key_owner(secret) is not None for _, secret in made] == [False, False, True]
+    assert not any(secret in repr(listed) for _, secret in made)
+    assert [abs((key.created_at - now).total_seconds()) < 60 for key in listed] == [True] * 3
+    with pytest.raises(errors.NotFound, match="tenant 'nobody' does not exist"):
+        two.keys("nobody")
 
 
 def test_a_route_is_stored_replaced_and_listed(two: Registry) -> None:

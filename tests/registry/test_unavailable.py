@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from rootstock_adapters.base_card import BaseCard
-from rootstock_registry import Lineage, NewPart, Registry, errors, last_said, postgresql, sqlite
+from rootstock_registry import (
+    ApiKey,
+    Lineage,
+    NewPart,
+    Registry,
+    errors,
+    last_said,
+    postgresql,
+    sqlite,
+    tenants,
+)
+from sqlalchemy import Connection
 
 
 def kick_everybody(url: str) -> None:
@@ -153,6 +166,46 @@ def test_while_the_database_is_away_what_it_said_last_still_counts_for_a_while(
         registry.resolve("local", "triage:1")
     with closed(server), pytest.raises(errors.Unavailable):  # deleted is not what it said last
         registry.resolve("local", "triage:1")
+    registry.close()
+
+
+def test_while_the_database_is_away_a_key_that_has_ended_stays_ended(
+    home: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, right = Registry(home, server), time.time
+    until = datetime.now(UTC) + timedelta(hours=1)
+    key_id, revoked = registry.create_key("local", "caller")
+    _, expiring = registry.create_key("local", "caller", expires_at=until)
+    assert registry.key_owner(revoked) and registry.key_owner(expiring)
+    registry.revoke_key("local", key_id)
+    assert registry.key_owner(revoked) is None
+    with closed(server):
+        assert registry.key_owner(expiring)
+        monkeypatch.setattr(time, "time", lambda: right() + 3601)
+        assert registry.key_owner(expiring) is registry.key_owner(revoked) is None
+    registry.close()
+
+
+def test_who_read_a_key_before_it_was_revoked_and_says_so_late_brings_nothing_back(
+    home: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, read = Registry(home, server), tenants.by_secret
+    key_id, secret = registry.create_key("local", "caller")
+    late = []
+
+    def revoked_meanwhile(connection: Connection, secret: str) -> ApiKey | None:
+        found = read(connection, secret)
+        if not late:
+            late.append(found)
+            registry.revoke_key("local", key_id)
+            assert registry.key_owner(secret) is None
+        return found
+
+    monkeypatch.setattr(tenants, "by_secret", revoked_meanwhile)
+    assert registry.key_owner(secret) is None
+    assert late[0].state == "active"
+    with closed(server):
+        assert registry.key_owner(secret) is None
     registry.close()
 
 

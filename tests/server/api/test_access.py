@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
+from rootstock_registry import Registry
 from rootstock_server.api.intake import OPEN_PATHS
 
 BODY = {"model": "toy", "prompt": "hi"}
@@ -29,6 +31,9 @@ def every_route(routes) -> list[tuple[str, str]]:
 async def test_every_route_but_the_open_ones_asks_for_a_key(house) -> None:
     routes = every_route(house.app.routes)
     assert len(routes) >= 12
+    taken, revoked = house.registry.create_key("local", "admin")
+    house.registry.revoke_key("local", taken)
+    _, expired = house.registry.create_key("local", "admin", expires_at=datetime.now(UTC))
     paths = {path for _, path in routes}
     assert paths >= OPEN_PATHS | {"/v1/completions", "/v1/tasks/{task}", "/openapi.json"}
     for method, path in [*routes, ("GET", "/"), ("GET", "/docs"), ("PUT", "/nowhere")]:
@@ -40,6 +45,8 @@ async def test_every_route_but_the_open_ones_asks_for_a_key(house) -> None:
         for headers in (
             {},
             {"authorization": "Bearer rsk_wrong"},
+            {"authorization": f"Bearer {revoked}"},
+            {"authorization": f"Bearer {expired}"},
             {"authorization": "Basic eDp5"},
             {"authorization": "Bearer"},
             {"authorization": "Bearer " + "x" * 4000},
@@ -50,6 +57,24 @@ async def test_every_route_but_the_open_ones_asks_for_a_key(house) -> None:
             challenge = 'Basic realm="Rootstock"' if by_browser else "Bearer"
             assert response.headers["www-authenticate"] == challenge
     assert not house.decoder.generated
+
+
+async def test_a_revoked_key_reads_like_an_unknown_one_from_the_next_request_on(
+    house, configured
+) -> None:
+    key_id, secret = house.registry.create_key("acme", "admin")
+    headers = {"authorization": f"Bearer {secret}"}
+    assert (await house.post("/v1/completions", BODY, headers=headers)).status_code == 200
+    command = Registry(configured.home)
+    command.revoke_key("acme", key_id)
+    command.close()
+    refused = await house.post("/v1/completions", BODY, headers=headers)
+    unknown = await house.post(
+        "/v1/completions", BODY, headers={"authorization": "Bearer rsk_wrong"}
+    )
+    assert refused.status_code == unknown.status_code == 401
+    assert refused.json() == unknown.json()
+    assert refused.json()["error"]["code"] == "invalid_api_key"
 
 
 async def test_the_open_routes_name_no_tenant_and_no_adapter(house) -> None:

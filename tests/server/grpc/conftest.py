@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,8 @@ class House:
     versions: dict[str, Version]
     local_key: str
     acme_key: str
+    revoked_key: str
+    expired_key: str
 
     @property
     def target(self) -> str:
@@ -128,6 +131,10 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
     registry.set_route("local", "feeling", {"mood@prod": 1})
     registry.create_tenant("acme")
     keys = [registry.create_key(tenant, "caller")[1] for tenant in ("local", "acme")]
+    taken, revoked = registry.create_key("local", "admin")
+    registry.revoke_key("local", taken)
+    _, expired = registry.create_key("local", "admin", expires_at=datetime.now(UTC))
+    keys += [revoked, expired]
     engines = {
         name: EngineClient(tmp / name, card, tmp / "home", "float32", LIMITS.engine)
         for name, card in cards.items()

@@ -215,7 +215,7 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("header", ["none", "wrong", "no scheme", "two"])
+@pytest.mark.parametrize("header", ["none", "wrong", "no scheme", "two", "revoked", "expired"])
 async def test_without_a_valid_key_nothing_but_health_answers(
     house: Any, method: str, header: str
 ) -> None:
@@ -224,6 +224,8 @@ async def test_without_a_valid_key_nothing_but_health_answers(
         "wrong": bearer("rsk_wrong"),
         "no scheme": [("authorization", house.local_key)],
         "two": bearer("rsk_wrong") + bearer(house.local_key),
+        "revoked": bearer(house.revoked_key),
+        "expired": bearer(house.expired_key),
     }[header]
     async with grpc.aio.insecure_channel(house.target) as channel:
         call = channel.unary_stream(method)(b"", metadata=metadata, timeout=5)
@@ -231,6 +233,8 @@ async def test_without_a_valid_key_nothing_but_health_answers(
             [answer async for answer in call]
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
     assert dict(caught.value.trailing_metadata())["code"] == "invalid_api_key"
+    if header in ("wrong", "revoked", "expired"):
+        assert caught.value.details() == "this API key is not valid here"
 
 
 async def test_a_key_opens_only_its_own_tenants_adapters(house: Any) -> None:
