@@ -27,6 +27,7 @@ from rootstock_server.api import (
     comparisons,
     files,
     fine_tuning,
+    importing,
     native,
     openai,
     pages,
@@ -81,7 +82,7 @@ LIMITS_MEAN = {
     "max_adapters_per_request": "versions that a request may combine in `adapters`; more is a 400",
     "blob_cache_mib": "disk for copies of what `blobs` keeps in a bucket; a folder has none",
     "request_timeout_s": "how long a request may take in an engine, its queue included; then 504",
-    "max_file_bytes": "size of one uploaded file; a larger one is a 413",
+    "max_file_bytes": "size of one upload; a larger one is a 413",
     "max_files_bytes_per_tenant": "size of all uploaded files of one tenant",
     "max_waiting_per_tenant": "jobs of one tenant that wait or are paused; one more is a 400",
     "jobs": "jobs that the sidecar runs at a time",
@@ -148,7 +149,9 @@ ROUTES_MEAN = {
 ROUTES_MEAN |= {
     "/v1/bases": "the registered bases",
     "/v1/bases/{name}": "one of them",
-    "/v1/adapters": "the caller's adapters by name, with their kinds and aliases",
+    "POST /v1/adapters": "a version from the two files of a PEFT folder; publisher; see "
+    "[importing.md](importing.md)",
+    "GET /v1/adapters": "the caller's adapters by name, with their kinds and aliases",
     "GET /v1/adapters/{name}": "one of them",
     "DELETE /v1/adapters/{name}": "deletes all its versions; admin; `force=true` where an alias "
     "or a route still leads to one",
@@ -281,8 +284,8 @@ def _subclasses(cls: type[errors.RootstockError]) -> Iterator[type[errors.Rootst
 def http_routes() -> str:
     """Method and path of every HTTP route, as the application registers them."""
     nobody = cast(Handle, None)  # the routes only keep it for when they are asked
-    doors = (probes, openai, native, adapters, aliases, files, fine_tuning, comparisons, pages)
-    rooms = [cast(Any, room.routes(nobody)) for room in doors]
+    doors = (probes, openai, native, adapters, importing, aliases, files, fine_tuning)
+    rooms = [cast(Any, room.routes(nobody)) for room in (*doors, comparisons, pages)]
     found = [
         (route.path.replace(":path", ""), ", ".join(route.methods))
         for room in rooms

@@ -133,9 +133,7 @@ def print_json(facts: Any) -> None:
 
 def _fitting_base(registry: Registry, folder: Path) -> BaseCard:
     """The one registered base, or the one whose modules and sizes the folder's tensors have."""
-    from rootstock_adapters.errors import ArtifactError
-    from rootstock_registry import adapterhub, peft_folder
-    from rootstock_registry.errors import RegistryError
+    from rootstock_registry.fitting import fitting
 
     bases = registry.bases()
     if not bases:
@@ -145,24 +143,16 @@ def _fitting_base(registry: Registry, folder: Path) -> BaseCard:
     if folder.is_file():
         names = ", ".join(card.name for card in bases)
         raise Refused(f"a prompt fits every base ({names}): say with --base which one it is for")
-    read = adapterhub.read if adapterhub.is_folder(folder) else peft_folder.read
-    fitting = []
-    for card in bases:
-        try:
-            for part in read(folder, card)[0]:
-                part.spec.check(part.data, card)
-        except (ArtifactError, RegistryError):
-            continue
-        fitting.append(card)
-    names = ", ".join(card.name for card in fitting or bases)
-    if not fitting:
+    found = fitting(folder, bases)
+    names = ", ".join(card.name for card in found or bases)
+    if not found:
         raise Refused(
             f"{folder} fits none of the registered bases ({names}); "
             "say with --base which one it is for, to be told why"
         )
-    if len(fitting) > 1:
+    if len(found) > 1:
         raise Refused(f"{folder} fits several bases ({names}): say which one with --base")
-    return fitting[0]
+    return found[0]
 
 
 def _folder_of(text: str | None, card: BaseCard) -> Path | None:

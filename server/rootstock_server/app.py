@@ -32,6 +32,7 @@ from rootstock_server.api import (
     comparisons,
     files,
     fine_tuning,
+    importing,
     native,
     openai,
     pages,
@@ -75,8 +76,8 @@ def build_app(config: Config, registry: Registry, engines: Mapping[str, EngineCl
     # The interactive pages would load scripts from elsewhere; the schema is behind the key.
     app = FastAPI(title="Rootstock", docs_url=None, redoc_url=None, responses=errors)
     app.state.handle = handle
-    doors = (probes, openai, native, adapters, aliases, files, fine_tuning, comparisons, pages)
-    for room in doors:
+    rooms = (probes, openai, native, adapters, importing, aliases, files, fine_tuning)
+    for room in (*rooms, comparisons, pages):
         app.include_router(room.routes(handle))
     refusals.install(app)
     # The last one added is the outermost.

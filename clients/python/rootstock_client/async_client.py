@@ -7,6 +7,8 @@ client never disagrees with its server. Answers come back as the models of `root
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import quote
@@ -22,6 +24,7 @@ from rootstock_wire.openai import (
     ErrorDetail,
     ModelList,
 )
+from rootstock_wire.registry import PEFT_FILES, AdapterVersionDetail
 
 from rootstock_client.errors import ApiError, RootstockClientError, Unreachable
 from rootstock_client.streaming import TextStream
@@ -34,6 +37,7 @@ _MODELS = TypeAdapter(ModelList)
 _COMPLETION = TypeAdapter(Completion)
 _CHAT = TypeAdapter(ChatCompletion)
 _EMBEDDINGS = TypeAdapter(Embeddings)
+_VERSION = TypeAdapter(AdapterVersionDetail)
 _CLASSIFICATION = TypeAdapter(Classification)
 _TASK_ANSWER: TypeAdapter[TaskAnswer] = TypeAdapter(
     Annotated[
@@ -103,21 +107,32 @@ class AsyncClient:
         """Asks whichever version the task's route chooses, with `messages`, `prompt` or `input`."""
         return await self._answer(_TASK_ANSWER, "POST", f"/v1/tasks/{quote(task, safe='')}", body)
 
+    async def import_peft(
+        self, /, name: str, folder: Path, *, base: str | None = None, promote: str | None = None
+    ) -> AdapterVersionDetail:
+        """Make the folder that PEFT saved a version of the adapter `name`, for `base` where its
+        files fit several; `promote` is an alias to move to it. Raises OSError where one of the two
+        files cannot be read. The same content twice is one version."""
+        fields = {"name": name, "base": base, "promote": promote}
+        with ExitStack() as stack:
+            files = {each: stack.enter_context((folder / each).open("rb")) for each in PEFT_FILES}
+            given = {field: text for field, text in fields.items() if text is not None}
+            request = self._http.build_request("POST", "/v1/adapters", data=given, files=files)
+            response = await self._sent(request)
+        return _read(_VERSION, response)
+
     async def _answer(
         self, answer: TypeAdapter[_T], method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> _T:
-        response = await self._send(method, path, body)
-        try:
-            return answer.validate_json(response.content)
-        except ValidationError as error:
-            raise RootstockClientError(
-                f"{response.url} does not answer as a Rootstock server does"
-            ) from error
+        return _read(answer, await self._send(method, path, body))
 
     async def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None, *, stream: bool = False
     ) -> httpx.Response:
         request = self._http.build_request(method, path, json=body)
+        return await self._sent(request, stream=stream)
+
+    async def _sent(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         try:
             response = await self._http.send(request, stream=stream)
             if not response.is_success:
@@ -142,6 +157,15 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _read(answer: TypeAdapter[_T], response: httpx.Response) -> _T:
+    try:
+        return answer.validate_json(response.content)
+    except ValidationError as error:
+        raise RootstockClientError(
+            f"{response.url} does not answer as a Rootstock server does"
+        ) from error
 
 
 def _refusal(response: httpx.Response) -> ApiError:

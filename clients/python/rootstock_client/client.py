@@ -116,6 +116,7 @@ class Client:
     embed = _blocking(AsyncClient.embed)
     classify = _blocking(AsyncClient.classify)
     task = _blocking(AsyncClient.task)
+    import_peft = _blocking(AsyncClient.import_peft)
 
     def close(self) -> None:
         """Closes the connections and ends the thread; calls in other threads are cancelled."""

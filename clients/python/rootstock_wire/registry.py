@@ -17,6 +17,8 @@ MAX_PAGE = 100
 DEFAULT_PAGE = 20
 MAX_GATES = 16
 MAX_METRICS = 256
+# What PEFT saves an adapter in: its config and its weights. The fields of an upload, too.
+PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Gate = Annotated[str, Field(min_length=1, max_length=128)]

@@ -39,6 +39,15 @@ def routes(handle: Handle) -> APIRouter:
     return router
 
 
+async def detail(handle: Handle, caller: KeyOwner, name: str, number: int) -> AdapterVersionDetail:
+    """The caller's version, and what came after it. Raises NotFound."""
+    version = await to_thread(handle.registry.look_at, caller.tenant, f"{name}:{number}")
+    proof = handle.registry.evidence
+    later = await to_thread(proof.evaluations, caller.tenant, version.digest)
+    signed = await to_thread(proof.signatures, version.digest)
+    return shapes.detail(version, later, [each.key_id for each in signed])
+
+
 def _bases(router: APIRouter, handle: Handle) -> None:
     @router.get("/bases")
     async def list_bases(request: Request, page: Listed) -> Page[RegisteredBase]:
@@ -75,13 +84,6 @@ def _adapters(router: APIRouter, handle: Handle) -> None:
 def _versions(router: APIRouter, handle: Handle) -> None:
     place = "/adapters/{name}/versions"
 
-    async def detail(caller: KeyOwner, name: str, number: int) -> AdapterVersionDetail:
-        version = await to_thread(handle.registry.look_at, caller.tenant, f"{name}:{number}")
-        proof = handle.registry.evidence
-        later = await to_thread(proof.evaluations, caller.tenant, version.digest)
-        signed = await to_thread(proof.signatures, version.digest)
-        return shapes.detail(version, later, [each.key_id for each in signed])
-
     @router.get(place)
     async def list_versions(name: str, request: Request, page: Listed) -> Page[AdapterVersion]:
         """Newest first."""
@@ -94,7 +96,7 @@ def _versions(router: APIRouter, handle: Handle) -> None:
 
     @router.get(place + "/{number}")
     async def get_version(name: str, number: Number, request: Request) -> AdapterVersionDetail:
-        return await detail(caller_of(request), name, number)
+        return await detail(handle, caller_of(request), name, number)
 
     @router.post(place + "/{number}/yank")
     async def yank_version(
@@ -102,13 +104,13 @@ def _versions(router: APIRouter, handle: Handle) -> None:
     ) -> AdapterVersionDetail:
         caller = caller_of(request, "publisher")
         await to_thread(handle.registry.yank, caller.tenant, f"{name}:{number}", body.reason)
-        return await detail(caller, name, number)
+        return await detail(handle, caller, name, number)
 
     @router.post(place + "/{number}/unyank")
     async def unyank_version(name: str, number: Number, request: Request) -> AdapterVersionDetail:
         caller = caller_of(request, "publisher")
         await to_thread(handle.registry.unyank, caller.tenant, f"{name}:{number}")
-        return await detail(caller, name, number)
+        return await detail(handle, caller, name, number)
 
     @router.post(place + "/{number}/evaluations")
     async def evaluate_version(
@@ -119,7 +121,7 @@ def _versions(router: APIRouter, handle: Handle) -> None:
         await to_thread(
             handle.registry.evidence.evaluate, caller.tenant, ref, body.metrics, dataset
         )
-        return await detail(caller, name, number)
+        return await detail(handle, caller, name, number)
 
     @router.delete(place + "/{number}")
     async def delete_version(

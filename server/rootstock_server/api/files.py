@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -18,10 +16,9 @@ from rootstock_registry import KeyOwner, Registry
 from rootstock_registry.records_work import StoredFile
 from rootstock_wire.fine_tuning import MAX_RECORD_CHARS, FileDeleted, FileObject
 from rootstock_wire.pages import Page
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 
 from rootstock_server.api.caller import caller_of
+from rootstock_server.api.forms import file_of, form_of, upload_schema
 from rootstock_server.api.handle import Handle
 from rootstock_server.api.registry_calls import openai_words
 from rootstock_server.errors import BadRequest
@@ -31,25 +28,10 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 PARQUET = b"PAR1"
 MAX_FILES_PAGE = 10_000
 MAX_NAMED_LINES = 20
-# Form fields beside the file are names; a longer one is a mistake.
-MAX_FIELD_BYTES = 4096
-UPLOAD_FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": [PURPOSE]},
-                    },
-                }
-            }
-        },
-    }
-}
+FIELDS = ("file",), ("purpose",)
+UPLOAD_FORM = upload_schema(
+    ("file",), {"purpose": {"type": "string", "enum": [PURPOSE]}}, ("file", "purpose")
+)
 
 
 def routes(handle: Handle) -> APIRouter:
@@ -60,8 +42,10 @@ def routes(handle: Handle) -> APIRouter:
     @router.post("/files", openapi_extra=UPLOAD_FORM)
     async def upload(request: Request) -> FileObject:
         caller = caller_of(request, "publisher")
-        async with _form(request) as fields, one:
-            file = _checked_form(fields)
+        async with form_of(request, *FIELDS) as form, one:
+            if form.get("purpose") != PURPOSE:
+                raise BadRequest(f"purpose: must be `{PURPOSE}`", param="purpose")
+            file = file_of(form, "file")
             name = PurePosixPath(file.filename or "").name
             data = await file.read()
             with openai_words("file"):
@@ -111,19 +95,6 @@ def routes(handle: Handle) -> APIRouter:
     return router
 
 
-@asynccontextmanager
-async def _form(request: Request) -> AsyncIterator[FormData]:
-    """The fields of an upload. Raises BadRequest where it is no form, or one of too many parts."""
-    try:
-        form = await request.form(max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES)
-    except HTTPException as error:
-        raise BadRequest(f"file: no multipart form of one: {error.detail}", param="file") from None
-    try:
-        yield form
-    finally:
-        await form.close()
-
-
 def check(name: str, data: bytes) -> None:
     """Raises BadRequest naming what is wrong with an upload's name, size or lines."""
     suffix = PurePosixPath(name).suffix.lower()
@@ -168,19 +139,6 @@ def _fault(line: str) -> str | None:
 def _add(handle: Handle, tenant: str, name: str, data: bytes) -> StoredFile:
     room = handle.limits.max_files_bytes_per_tenant
     return handle.registry.add_file(tenant, name, PURPOSE, data, room=room)
-
-
-def _checked_form(fields: Mapping[str, UploadFile | str]) -> UploadFile:
-    unknown = sorted(fields.keys() - {"file", "purpose"})
-    if unknown:
-        name = unknown[0][:64]
-        raise BadRequest(f"{name}: is not supported here; leave it out", param=name)
-    if fields.get("purpose") != PURPOSE:
-        raise BadRequest(f"purpose: must be `{PURPOSE}`", param="purpose")
-    file = fields.get("file")
-    if not isinstance(file, UploadFile):
-        raise BadRequest("file: is required, as a file of a multipart form", param="file")
-    return file
 
 
 async def _stored(registry: Registry, caller: KeyOwner, file_id: str) -> StoredFile:

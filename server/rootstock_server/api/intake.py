@@ -11,6 +11,7 @@ import time
 import structlog
 from rootstock_registry.audit import acting_as
 from rootstock_registry.errors import RegistryError
+from rootstock_wire.registry import PEFT_FILES
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rootstock_server.api.handle import Handle
@@ -26,7 +27,8 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 log = structlog.get_logger()
 
 
-UPLOAD = ("POST", "/v1/files")
+# Bodies too large to be held, and the field that is, where one is larger than a file may be.
+UPLOADS = {("POST", "/v1/files"): "file", ("POST", "/v1/adapters"): PEFT_FILES[1]}
 
 
 class KeyFirst:
@@ -107,9 +109,9 @@ class Intake:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        if (scope["method"], scope["path"]) == UPLOAD:
-            # Too large to be held here: the route takes it from the socket, piece by piece.
-            return await self._app(scope, _counted(receive, self._max_file), send)
+        if field := UPLOADS.get((scope["method"], scope["path"])):
+            # The route takes it from the socket, piece by piece.
+            return await self._app(scope, _counted(receive, self._max_file, field), send)
         body = await self._read(receive)
         if body is None:
             error = TooLarge(f"the body is larger than {self._max} bytes")
@@ -161,7 +163,7 @@ class Intake:
             route.result()
 
 
-def _counted(receive: Receive, most: int) -> Receive:
+def _counted(receive: Receive, most: int, field: str) -> Receive:
     """`receive`, which raises TooLarge where the body goes over `most` bytes."""
     size = 0
 
@@ -170,7 +172,7 @@ def _counted(receive: Receive, most: int) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > most:
-            raise TooLarge(f"the upload is larger than {most} bytes", param="file")
+            raise TooLarge(f"the upload is larger than {most} bytes", param=field)
         return message
 
     return next_piece

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import torch
 import uvicorn
+from peft import LoraConfig, get_peft_model
 from rootstock_adapters.kinds import parse_spec
 from rootstock_client import ApiError, AsyncClient, Client, GrpcClient
 from rootstock_registry import Lineage, NewPart, Version
 from rootstock_registry.blob_names import key_of
 from rootstock_wire.native import Classification
 from rootstock_wire.openai import ChatCompletion, Completion
+from rootstock_wire.registry import AdapterVersionDetail
 from safetensors.torch import save
+from transformers import LlamaForCausalLM
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -104,6 +108,34 @@ async def test_a_task_answers_in_the_shape_of_its_question(house: Any, http: Asy
 async def test_models_lists_bases_and_the_tenants_adapters(http: AsyncClient) -> None:
     ids = {card.id for card in (await http.models()).data}
     assert {"decoder", "encoder", "triage", "mood", "kind"} <= ids
+
+
+async def test_a_folder_that_peft_saved_is_sent_and_answers(
+    house: Any, url: str, tmp_path: Path
+) -> None:
+    model = LlamaForCausalLM.from_pretrained(house.handle.bases["decoder"].path)
+    tuned = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"]))
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    tuned.save_pretrained(tmp_path)
+    _, secret = house.registry.create_key("local", "publisher")
+
+    def send() -> tuple[AdapterVersionDetail, Completion, Completion]:
+        with Client(url, secret) as client:
+            made = client.import_peft("sent", tmp_path, promote="prod")
+            asked = (client.complete(model, "Hello", **GREEDY) for model in ("sent", "decoder"))
+            return made, *asked
+
+    made, mine, bases = await asyncio.to_thread(send)
+    card = house.handle.bases["decoder"].card
+    assert made.digest == house.registry.import_peft("acme", "hand", tmp_path, card).digest
+    assert (made.id, made.base, made.aliases) == ("sent:1", "decoder", ["prod"])
+    assert mine.system_fingerprint == made.digest
+    assert mine.choices[0].text != bases.choices[0].text
+    async with AsyncClient(url, house.acme_key) as caller:
+        with pytest.raises(ApiError, match="needs the role publisher"):
+            await caller.import_peft("sent", tmp_path)
 
 
 async def test_a_refusal_is_the_same_exception_from_both(
