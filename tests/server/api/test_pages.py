@@ -139,7 +139,7 @@ async def test_a_page_shows_the_job_without_its_script(house, publisher) -> None
     file = house.registry.add_file("acme", "loss.png", "fine-tune-results", b"x")
     house.registry.renew_job(
         held, 60.0,
-        {"stage": "training", "done": 3, "total": 8, "loss": 0.5, "results": [file.id, "file-0"]},
+        {"stage": "training", "done": 3, "total": 8, "loss": 0.5, "results": [file.id, "file-x"]},
     )  # fmt: skip
     told = {"step": 3, "total_steps": 8, "train_loss": 0.5}
     house.registry.tell_job(held, "Step 3/8: training loss=0.5000", told)
@@ -149,7 +149,7 @@ async def test_a_page_shows_the_job_without_its_script(house, publisher) -> None
         f'href="/v1/files/{file.id}/content" download="loss.png"', "<td>4</td>", "lora on toy",
     ):  # fmt: skip
         assert part in text, part
-    assert "file-0" not in text
+    assert "file-x" not in text
     listed = (await page(house, publisher, "/jobs")).text
     assert "training 3/8" in listed and "0.5000" in listed and f"/jobs/{job}" in listed
 
