@@ -16,9 +16,9 @@ from torch import Tensor
 from rootstock_server.backends.backend import Backend, LinearWeights
 from rootstock_server.backends.reference import stack
 
-# Without VNNI, products of eight bits overflow the 16-bit sums they are added in.
+# Without VNNI, two products are added in 16 bits: no activation may be over 127, zero's included.
 STEPS = 127 if torch.cpu._is_vnni_supported() else 63
-ZERO = 128  # unsigned: oneDNN has no fast product of signed activations
+ZERO = STEPS + 1  # unsigned: oneDNN has no fast product of signed activations
 
 
 @dataclass(frozen=True)

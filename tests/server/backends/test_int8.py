@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from rootstock_server.backends import int8
 from rootstock_server.backends.cpu import cpu
 from rootstock_server.backends.cpu.cpu_int8 import CpuInt8
 from rootstock_server.backends.int8 import Int8
@@ -56,11 +57,12 @@ def test_a_row_is_the_same_alone_and_beside_rows_of_any_size(backend):
 @pytest.mark.parametrize(("out", "width"), [(16, 4), (24, 96), (37, 300), (1000, 768)])
 @pytest.mark.parametrize("rows", [1, 3, 12, 33])
 def test_the_kernel_is_exact_on_what_eight_bits_hold(backend, out, width, rows):
-    """Whole numbers whose largest is 127 in every row and output: nothing is rounded away."""
+    """Whole numbers whose largest is a step in every row and output: nothing is rounded away."""
+    steps = int8.STEPS if type(backend) is Int8 else 127
     chance = torch.Generator().manual_seed(out * rows)
     weight = torch.randint(-127, 128, (out, width), generator=chance).float()
-    x = torch.randint(-127, 128, (rows, width), generator=chance).float()
-    weight[:, 0] = x[:, 0] = 127
+    x = torch.randint(-steps, steps + 1, (rows, width), generator=chance).float()
+    weight[:, 0], x[:, 0] = 127, steps
     found = backend.linear(backend.linear_prepare([weight], [None]), x)
     torch.testing.assert_close(found, x @ weight.T, rtol=1e-6, atol=0.5)
 

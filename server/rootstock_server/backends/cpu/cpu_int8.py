@@ -15,10 +15,11 @@ from torch import Tensor
 
 from rootstock_server.backends.backend import LinearWeights
 from rootstock_server.backends.cpu.cpu import PANEL, Cpu
-from rootstock_server.backends.int8 import ZERO, Int8, quantized
+from rootstock_server.backends.int8 import Int8, quantized
 from rootstock_server.backends.reference import stack
 
 QUADS = 4  # inputs of one product
+ZERO = 128  # of a row in 8 bits, as the kernel writes it
 
 
 @dataclass(frozen=True)
