@@ -31,7 +31,7 @@ def stage(tmp_path: Path) -> Stage:
 def bench(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rootstock_cli.main", "bench", "--shape", "tiny"]
     command += ["--rounds", "1", "--out", str(out), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 def cells_of(file: Path) -> dict[str, dict[str, Any]]:

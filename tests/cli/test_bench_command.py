@@ -85,9 +85,10 @@ def test_answers_that_fail_are_counted_by_their_words(
 
 
 def test_a_dead_server_is_said_in_words(rootstock: Command, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    ran = rootstock("bench", "--url", f"http://127.0.0.1:{port}", *SMALL, "--out", tmp_path)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and nobody else's meanwhile, but it does not listen
+        port = deaf.getsockname()[1]
+        ran = rootstock("bench", "--url", f"http://127.0.0.1:{port}", *SMALL, "--out", tmp_path)
     assert ran.returncode == 1
     assert f"no answer from http://127.0.0.1:{port}" in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -103,4 +103,4 @@ def loopback() -> Iterator[Loopback]:
         time.sleep(0.01)
     yield seen
     server.should_exit = True
-    thread.join(timeout=10)
+    thread.join(timeout=60)

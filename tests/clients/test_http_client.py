@@ -51,7 +51,7 @@ def test_closing_a_stream_early_reaches_the_server(loopback: Any) -> None:
     with Client(loopback.url) as client:
         with client.stream_chat("endless", HELLO) as stream:
             assert next(stream) == "Hel"
-        assert loopback.stream_cancelled.wait(timeout=5)
+        assert loopback.stream_cancelled.wait(timeout=60)
 
 
 def test_a_refusal_carries_everything_of_the_error_body(loopback: Any) -> None:
@@ -88,18 +88,18 @@ def test_a_server_of_another_kind_and_a_proxy_error_are_said_plainly(loopback: A
 
 
 def test_nobody_listening_is_unreachable_and_the_message_names_the_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    refused = pytest.raises(Unreachable, match=f"no answer from http://127.0.0.1:{port}")
-    with Client(f"http://127.0.0.1:{port}") as client, refused:
-        client.complete("m", "Hello")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and nobody else's meanwhile, but it does not listen
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(Unreachable, match=f"no answer from {url}"):
+            client.complete("m", "Hello")
 
 
 def test_a_silent_server_is_given_up_after_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         given_up = pytest.raises(Unreachable, match="ReadTimeout")
-        with Client(url, timeout_s=0.2) as client, given_up:
+        with Client(url, timeout_s=0.5) as client, given_up:
             client.models()
 
 
@@ -109,11 +109,11 @@ def test_ctrl_c_ends_a_waiting_call_and_the_program_at_once() -> None:
         program = f"""
 import os, signal, threading
 from rootstock_client import Client
-with Client({url!r}, timeout_s=60) as client:
+with Client({url!r}, timeout_s=600) as client:
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     client.models()
 """
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20)
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
     assert b"KeyboardInterrupt" in ended.stderr
 
 
@@ -148,7 +148,7 @@ def test_an_unclosed_client_does_not_keep_the_program_alive(loopback: Any) -> No
     program = (
         f"from rootstock_client import Client; Client({loopback.url!r}).complete('m', 'Hello')"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("package", ["rootstock_wire.openai", "rootstock_client"])

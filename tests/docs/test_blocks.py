@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,9 +21,11 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = "rootstock serve "
-START_S, RUN_S = 90.0, 180.0
+START_S, RUN_S = 240.0, 600.0
 
 
 class Shell:
@@ -33,7 +34,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder, self.outputs = folder, dict[str, list[str]]()
         self._server: subprocess.Popen[bytes] | None = None
-        self._ports = {"8000": _free_port(), "8001": _free_port()}
+        self._ports = {each: str(free_port()) for each in ("8000", "8001")}
         for name in ("docs", "server", "clients", "tests", "pyproject.toml"):
             (folder / name).symlink_to(ROOT / name)
         (folder / ".venv").symlink_to(sys.prefix)
@@ -66,7 +67,7 @@ class Shell:
         if self._server is not None:
             self._server.send_signal(signal.SIGINT)
             try:
-                self._server.wait(30)
+                self._server.wait(120)
             except subprocess.TimeoutExpired:
                 os.killpg(self._server.pid, signal.SIGKILL)
                 self._server.wait()
@@ -133,12 +134,6 @@ def _shape(value: object) -> object:
     if isinstance(value, list):
         return [_shape(each) for each in value]
     return type(value).__name__
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

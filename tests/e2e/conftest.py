@@ -40,7 +40,7 @@ SERVE = (
     "import json, sys; from rootstock_server.app import serve; "
     "from rootstock_server.config import load; serve(load(json.loads(sys.argv[1])))"
 )
-START_S = 60.0
+START_S = 240.0
 CONTEXT = 2048  # long enough for a stream to be met while it runs
 
 
@@ -140,7 +140,7 @@ class Server:
     grpc: str
     log: Path
 
-    def stop(self, seconds: float = 40.0) -> int:
+    def stop(self, seconds: float = 120.0) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 

@@ -51,4 +51,4 @@ def test_the_demo_tells_its_story_and_tells_it_faster_again(tmp_path: Path) -> N
     assert "not trained again" in again and "not exported again" in again
     assert "succeeded" not in again
     if first_s < QUIET_FIRST_RUN_S:
-        assert second_s < SECOND_RUN_S
+        assert second_s < max(SECOND_RUN_S, first_s / 2), f"the first run took {first_s:.0f} s"

@@ -62,7 +62,7 @@ def test_a_job_is_created_followed_and_its_model_answers(
     assert server.stop() == 0
 
 
-def follow(client: openai.OpenAI, job: str, seconds: float = 120.0) -> list[str]:
+def follow(client: openai.OpenAI, job: str, seconds: float = 600.0) -> list[str]:
     """Every status that was seen, in order."""
     statuses: list[str] = []
     end = time.monotonic() + seconds

@@ -185,7 +185,7 @@ async def keep_asking(
 
 async def test_two_hundred_swaps_under_eight_streams_answer_what_they_name(stage: Stage) -> None:
     moves = [[Move(ours[0], 0.0, 0.0)] for ours in stage.digests]
-    async with httpx.AsyncClient(base_url=stage.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=stage.url, timeout=120) as http:
         swapping = asyncio.create_task(swap(stage, moves))
         asking = [keep_asking(http, seed, swapping) for seed in range(CLIENTS)]
         answers = [answer for some in await asyncio.gather(*asking) for answer in some]
@@ -214,7 +214,7 @@ def test_the_references_tell_the_versions_apart(stage: Stage) -> None:
 async def test_request_in_flight_keeps_the_version_it_started_with(stage: Stage) -> None:
     first, second = stage.digests[0][:2]
     stage.registry.promote("local", "swap-0:1", "prod")
-    async with httpx.AsyncClient(base_url=stage.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=stage.url, timeout=120) as http:
         running = Answer(0, PROMPTS[0], time.monotonic())
         events = stream(http, running, LONG)
         while await anext(events) < 5:

@@ -16,4 +16,4 @@ def test_the_sidecar_ends_when_the_pipe_of_its_server_does(tmp_path: Path) -> No
         assert b"waiting for jobs" in sidecar.stderr.readline()
         assert sidecar.poll() is None
         sidecar.stdin.close()  # what the kernel does for a server that was killed
-        assert sidecar.wait(30) == 0
+        assert sidecar.wait(120) == 0

@@ -1,4 +1,4 @@
-"""An S3 server on a free port, and a proxy in front of it that breaks answers on request."""
+"""An S3 server, and a proxy in front of it that breaks answers on request."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-START_S = 30.0
+# On a port of its own choice, which it says.
+_SERVER = """
+import threading
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+threading.Event().wait()
+"""
+HANGS_S = 5.0  # longer than a client that gives up waits
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
 _DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
@@ -24,30 +32,16 @@ _DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Er
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
     """The address of moto's server, in a process of its own, with the bucket `shelf`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet) as server:
+    command, quiet = [sys.executable, "-c", _SERVER], subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=quiet, text=True) as server:
         try:
-            _make_bucket(f"http://127.0.0.1:{port}/shelf")
-            yield f"http://127.0.0.1:{port}"
+            assert server.stdout is not None
+            address = f"http://127.0.0.1:{int(server.stdout.readline())}"
+            bucket = urllib.request.Request(f"{address}/shelf", method="PUT")
+            urllib.request.urlopen(bucket, timeout=60).close()
+            yield address
         finally:
             server.kill()
-
-
-def _make_bucket(address: str) -> None:
-    request = urllib.request.Request(address, method="PUT")
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 @dataclass
@@ -107,7 +101,7 @@ class _Answer:
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)
         elif fault == "hang":
-            time.sleep(1.0)
+            time.sleep(HANGS_S)
             handler.close_connection = True
         elif fault in ("500", "503", "403", "409"):
             self._send(int(fault), {}, _DENIED if fault == "403" else _SLOW_DOWN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,7 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-START_S = 30.0
+from tests.ports import free_port
+
+START_S = 120.0
 # Nothing in this server outlives the tests: it need not wait for the disk.
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB")
 
@@ -31,10 +32,9 @@ def own_postgresql() -> Iterator[str]:
         user = "postgres"
         shutil.chown(folder, user, user)
     data = folder / "data"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     make = [binaries / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "-E", "UTF8"]
+    make += ["--no-locale"]  # whatever the machine's is
     quiet = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL}
     subprocess.run([*make, "-D", data], check=True, **quiet)  # type: ignore[call-overload]
     settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories="]
@@ -45,7 +45,7 @@ def own_postgresql() -> Iterator[str]:
         )
     url = f"postgresql://postgres@127.0.0.1:{port}"
     try:
-        _wait_for(url, folder / "log")
+        _wait_for(url, server, folder / "log")
         yield url
     finally:
         server.terminate()
@@ -65,13 +65,13 @@ def _binaries() -> Path:
     pytest.skip("PostgreSQL's initdb and postgres are not installed")
 
 
-def _wait_for(url: str, log: Path) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_S
     while True:
         try:
             psycopg.connect(f"{url}/postgres").close()
             return
         except psycopg.OperationalError:
-            if time.monotonic() > deadline:
+            if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"PostgreSQL did not start: {log.read_text(errors='replace')}")
             time.sleep(0.05)

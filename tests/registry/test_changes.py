@@ -17,6 +17,8 @@ from rootstock_registry import Change, Lineage, NewPart, Registry, changes, erro
 from sqlalchemy import event
 
 Head = Callable[[float], NewPart]
+HEARD_S = 60.0  # at most: a wait ends when something is heard
+IDLE_S = 0.8
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_a_reader_never_passes_over_a_change_of_ten_writers(
 
     with ThreadPoolExecutor(11) as pool:
         reading = pool.submit(read)
-        aliases = [f"a{number}" for number in range(60)]
+        aliases = [f"a{number}" for number in range(30)]
         list(pool.map(lambda alias: filled.promote("local", "triage:1", alias), aliases))
         done.set()
         reading.result()
@@ -117,7 +119,7 @@ for line in sys.stdin:
 """
 
 
-def test_an_alias_moved_by_another_process_is_heard_of_within_a_second(
+def test_an_alias_moved_by_another_process_is_heard_of_at_once(
     filled: Registry, home: Path, database_url: str | None
 ) -> None:
     command = [sys.executable, "-c", MOVER, str(home), database_url or ""]
@@ -131,18 +133,19 @@ def test_an_alias_moved_by_another_process_is_heard_of_within_a_second(
         for number in (2, 1, 2):
             mover.stdin.write(f"triage:{number}\n")
             mover.stdin.flush()
-            found = follower.wait(10)
+            found = follower.wait(HEARD_S)
             heard = time.time()
             assert told(found) == [("local", "alias", "triage@prod")]
             assert filled.resolve("local", "triage").number == number
-            assert heard - float(mover.stdout.readline()) < 1.0
+            # Sooner than somebody who is told nothing looks for himself.
+            assert heard - float(mover.stdout.readline()) < changes.NET_S / 2
         mover.stdin.close()
 
 
 def test_a_follower_begins_after_the_change_it_names(filled: Registry) -> None:
     whole = filled.changes()
     with filled.follow(whole[1].seq) as follower:
-        assert follower.wait(5) == whole[2:]
+        assert follower.wait(HEARD_S) == whole[2:]
         assert follower.wait(0) == []
     with filled.follow() as follower:
         assert follower.wait(0) == []
@@ -153,9 +156,9 @@ def test_what_changes_between_two_waits_is_heard_at_the_next(filled: Registry) -
         assert follower.wait(0) == []
         filled.promote("local", "triage:2", "prod")
         filled.promote("local", "triage:1", "prod")
-        found = follower.wait(5)
+        found = follower.wait(HEARD_S)
         while len(found) < 2:
-            found += follower.wait(5)
+            found += follower.wait(HEARD_S)
         assert told(found) == [("local", "alias", "triage@prod")] * 2
         assert follower.wait(0) == []
 
@@ -165,7 +168,7 @@ def test_more_changes_than_are_read_at_once_are_all_heard(
 ) -> None:
     monkeypatch.setattr(changes, "MAX_CHANGES", 3)
     with filled.follow(0) as follower:
-        found = follower.wait(5) + follower.wait(5)
+        found = follower.wait(HEARD_S) + follower.wait(HEARD_S)
         assert found == filled.changes()
         assert follower.wait(0) == []
 
@@ -181,12 +184,12 @@ def test_an_idle_follower_reads_no_table(filled: Registry, database_url: str | N
         follower.wait(0.3)
         assert any("FROM changes" in statement for statement in asked)
         asked.clear()
-        follower.wait(1.5)
+        follower.wait(IDLE_S)
     if database_url:  # it is told
         assert asked == []
     else:  # a look at the file's counter each quarter of a second
         assert set(asked) == {"PRAGMA data_version"}
-        assert len(asked) <= 1.5 / changes.LOOK_S + 2
+        assert len(asked) <= IDLE_S / changes.LOOK_S + 2
 
 
 def test_a_listener_that_is_not_told_looks_by_itself(
@@ -199,4 +202,4 @@ def test_a_listener_that_is_not_told_looks_by_itself(
         follower.wait(0)
         with psycopg.connect(database_url, autocommit=True) as silent:
             silent.execute("INSERT INTO changes (at, kind, name) VALUES (0, 'base', 'quiet')")
-        assert told(follower.wait(5)) == [(None, "base", "quiet")]
+        assert told(follower.wait(HEARD_S)) == [(None, "base", "quiet")]

@@ -117,10 +117,10 @@ def test_a_writer_killed_inside_its_transaction_does_not_block_the_next(
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert forked(work)[0] == -signal.SIGKILL
-    start = time.monotonic()
+    start = time.monotonic()  # SQLite would wait 15 s for a lock that is held
     registry = Registry(home)
     digest = scenes.publish(registry, 1.0)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 14
     assert registry.tenants() == ["local"]
     assert whole(registry) == [digest]
     registry.close()

@@ -238,7 +238,7 @@ def test_publishes_race_collections_and_none_is_lost(
     report = race(opened, card, head, lineage, publishes=200, threads=4, gc_every_s=0.05)
     assert report.lost == []
     assert report.versions == report.published
-    assert report.collections > 3
+    assert report.collections > 1
     assert report.swept > 0
 
 

@@ -372,10 +372,10 @@ def test_refused_at_once_by_name_and_without_a_trace(
     errors: tuple[type[RegistryError], ...], words: str,
 ) -> None:  # fmt: skip
     (folder / "adapter_model.safetensors").write_bytes(data)
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(errors, match=words) as caught:
         registry.import_peft("local", "triage", folder, CARD, promote="prod")
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
     assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
     assert registry.adapters("local") == registry.versions("local", "triage") == []
     assert [path for path in (home / "blobs").rglob("*") if path.is_file()] == []

@@ -86,11 +86,13 @@ def test_ten_threads_claim_each_job_once(
 
 def test_a_job_whose_lease_ran_out_is_taken_over_with_a_higher_fence(registry: Registry) -> None:
     registry.submit_job("local", {})
-    first = registry.claim_job("w1", 0.05)
+    first = registry.claim_job("w1", 30.0)
+    assert first is not None
     assert registry.claim_job("w2", 30.0) is None
+    registry.renew_job(first, 0.05, {})
     time.sleep(0.1)
     second = registry.claim_job("w2", 30.0)
-    assert first is not None and second is not None
+    assert second is not None
     assert (second.id, second.owner, second.fence) == (first.id, "w2", 2)
 
 

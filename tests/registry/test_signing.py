@@ -212,7 +212,8 @@ def test_a_curve_that_only_openssl_knows_is_a_key_of_another_kind(tmp_path: Path
         "openssl ecparam -name sm2 -genkey -noout -out key.pem",
         "openssl pkey -in key.pem -pubout -out pub.pem",
     ):
-        subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+        if subprocess.run(command.split(), cwd=tmp_path, capture_output=True).returncode:
+            pytest.skip("this openssl does not know the curve")
     with pytest.raises(errors.InvalidKey, match="another kind"):
         sign(MANIFEST, tmp_path / "key.pem")
     with pytest.raises(errors.InvalidKey, match="another kind"):

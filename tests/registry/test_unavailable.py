@@ -25,6 +25,8 @@ from rootstock_registry import (
 )
 from sqlalchemy import Connection
 
+HEARD_S = 60.0  # at most: a wait ends when something is heard
+
 
 def kick_everybody(url: str) -> None:
     """End every other connection to the database, as a server that restarts does."""
@@ -61,11 +63,11 @@ def server(cleared_database: str) -> str:
 
 
 def test_a_server_that_is_not_there_is_said_without_its_password(home: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(errors.Unavailable, match="does not answer") as caught:
-        Registry(home, f"postgresql://me:hush@127.0.0.1:{port}/registry")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # and nobody else's meanwhile, but it does not listen
+        port = deaf.getsockname()[1]
+        with pytest.raises(errors.Unavailable, match="does not answer") as caught:
+            Registry(home, f"postgresql://me:hush@127.0.0.1:{port}/registry")
     assert f"me:***@127.0.0.1:{port}/registry" in caught.value.message
     assert "hush" not in caught.value.message and "\n" not in caught.value.message
 
@@ -122,9 +124,9 @@ def test_a_follower_says_that_it_was_cut_off_and_misses_nothing(home: Path, serv
         assert follower.wait(0) == []
         kick_everybody(server)
         with pytest.raises(errors.Unavailable, match="does not answer"):
-            follower.wait(5)
+            follower.wait(HEARD_S)
         registry.create_tenant("acme")
-        assert [change.name for change in follower.wait(5)] == ["acme"]
+        assert [change.name for change in follower.wait(HEARD_S)] == ["acme"]
     registry.close()
 
 

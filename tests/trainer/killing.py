@@ -55,7 +55,7 @@ def killed_at(base_folder: Path, folder: Path, steps: list[int]) -> bytes:
     for fence, last in enumerate([*steps, None]):
         process = PROCESSES.Process(target=train, args=(base_folder, folder, fence, last))
         process.start()
-        process.join(60)
+        process.join(300)
         assert process.exitcode == (0 if last is None else -signal.SIGKILL), process.exitcode
     return (folder / WEIGHTS).read_bytes()
 

@@ -18,7 +18,7 @@ def command(home: Path, *words: str) -> list[str]:
 
 
 def rootstock(home: Path, *words: str) -> str:
-    done = subprocess.run(command(home, *words), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(home, *words), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -39,11 +39,11 @@ def test_jobs_by_hand_and_by_the_sidecar_end_in_the_shared_database(
         registry = Registry(home)
         sidecar = subprocess.Popen(command(home, "sidecar"), stderr=subprocess.PIPE)
         try:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 600
             while registry.job(job).finished_at is None and time.monotonic() < end:
                 time.sleep(0.1)
             sidecar.terminate()
-            assert sidecar.wait(20) == 0
+            assert sidecar.wait(120) == 0
         finally:
             sidecar.kill()
             sidecar.communicate()

@@ -100,7 +100,7 @@ def at_once(base: Base, runs: Sequence[Run], work: Callable[..., Result] = train
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive(), "a run waits for ever"
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from rootstock_registry import Registry
+from rootstock_trainer import courtesy
 from rootstock_trainer import lease as room
 from rootstock_trainer.courtesy import Courtesy, busy_file
 from rootstock_trainer.lease import MAX_METRICS, Lease
@@ -32,11 +33,11 @@ def test_a_job_that_takes_too_much_is_ended_in_words(
     stopping = threading.Event()
     sidecar = threading.Thread(target=run, args=(home, stopping, limits))
     sidecar.start()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while registry.job(job.id).finished_at is None and time.monotonic() < end:
         time.sleep(0.02)
     stopping.set()
-    sidecar.join(20)
+    sidecar.join(120)
     ended = registry.job(job.id)
     assert ended.state == "failed"
     assert says in (ended.error or "")
@@ -60,7 +61,7 @@ def test_time_is_counted_over_all_claims_of_a_job(registry: Registry, lora_spec:
             lease.report(Progress("training", 1, 2, 0.5))
         registry.release_job(job)
     used = Progress.from_row(registry.jobs("local")[0].progress).seconds
-    assert 0.3 <= used < 5.0
+    assert 0.3 <= used < 60.0
 
 
 def test_a_long_run_tells_of_a_hundred_steps_and_of_every_validation(
@@ -80,20 +81,41 @@ def test_a_long_run_tells_of_a_hundred_steps_and_of_every_validation(
     assert told[1].message == "Step 1000/1001: training loss=0.5000, validation loss=0.2500"
 
 
-def test_between_steps_a_job_waits_while_the_server_is_busy_and_only_then(tmp_path: Path) -> None:
-    file = busy_file(tmp_path)
+class Clock:
+    """Only who sleeps lets time pass."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_between_steps_a_job_waits_while_the_server_is_busy_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, clock = busy_file(tmp_path), Clock()
+    monkeypatch.setattr(courtesy, "time", clock)
 
     def pause_after(step_s: float) -> float:
-        courtesy = Courtesy(file)
-        time.sleep(step_s)
-        begun = time.monotonic()
-        courtesy.give_way()
-        return time.monotonic() - begun
+        between = Courtesy(file)
+        clock.sleep(step_s)
+        begun = clock.now
+        between.give_way()
+        return clock.now - begun
 
-    assert pause_after(0.2) < 0.1  # no server
+    def touched(seconds_ago: float) -> None:
+        os.utime(file, (clock.now - seconds_ago,) * 2)
+
+    assert pause_after(0.2) == 0  # no server
     file.parent.mkdir()
     file.touch()
-    assert 0.15 < pause_after(0.2) < 1.0
-    long_ago = time.time() - 10
-    os.utime(file, (long_ago, long_ago))
-    assert pause_after(0.2) < 0.1
+    touched(0)
+    assert pause_after(0.2) == pytest.approx(0.2, abs=2 * courtesy.LOOK_S)
+    touched(10)
+    assert pause_after(0.2) == 0

@@ -36,7 +36,7 @@ def claimed(registry: Registry, most: int = 3) -> list[Job]:
     return [first, *claim_mates(registry, first, claimant(), most)]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

@@ -204,7 +204,7 @@ def trained(registry: Registry, job_id: str) -> int:
     return int(progress["done"]) if progress.get("stage") == "training" else 0
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

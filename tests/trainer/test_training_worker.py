@@ -90,7 +90,7 @@ def test_lease_lost_in_the_middle_stops_the_work_and_registers_nothing(
     heir = registry.claim_job("heir", 60.0, job.id)
     assert heir is not None
     assert heir.fence == job.fence + 1
-    thread.join(120)
+    thread.join(600)
     assert statuses == [NOT_OURS]
     assert registry.adapters("local") == []
     assert registry.job(job.id).state == "running"
@@ -198,7 +198,7 @@ def test_interrupted_foreground_ends_worker_and_job(
     wait_for(lambda: any(j.progress.get("stage") == "training" for j in registry.jobs("local")))
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in said
     assert not Path(f"/proc/{child}").exists()
@@ -214,7 +214,7 @@ def test_importing_the_foreground_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

@@ -54,7 +54,7 @@ class Shelf:
     def fetch(self, digest: str) -> Prepared:
         self.fetched.append(digest)
         if digest in self.held:
-            assert self.held[digest].wait(5)
+            assert self.held[digest].wait(60)
         if digest in self.broken:
             raise self.broken[digest]
         rank = 64 if digest.startswith("wide") else 4

@@ -18,7 +18,7 @@ def settle(residency: Residency, waiting: Sequence[set[str]], times: int = 1) ->
     for _ in range(times):
         failed |= residency.settle(waiting)
         for load in list(residency._loading.values()):
-            load.exception(5)
+            load.exception(60)
         failed |= residency.settle(waiting)
     return failed
 
@@ -218,7 +218,7 @@ def test_a_finished_load_wakes_whoever_polls(residency, shelf):
     one.settle([{"a"}])
     assert select.select([one.wake], [], [], 0)[0] == []
     shelf.held["a"].set()
-    assert select.select([one.wake], [], [], 5)[0] == [one.wake]
+    assert select.select([one.wake], [], [], 60)[0] == [one.wake]
     one.settle([{"a"}])
     assert select.select([one.wake], [], [], 0)[0] == []
 

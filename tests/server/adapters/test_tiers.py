@@ -59,7 +59,7 @@ def test_what_left_its_slot_is_read_again_only_where_the_tier_has_no_room(
             for _ in range(2):
                 one.settle([{digest}])
                 for load in list(one._loading.values()):
-                    load.result(5)
+                    load.result(60)
             assert one.available(digest)
         assert len(shelf.fetched) == fetches
     finally:

@@ -230,7 +230,7 @@ class House:
         return ids_of(text)
 
     @staticmethod
-    async def eventually(condition: Callable[[], object], seconds: float = 2.0) -> None:
+    async def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait until `condition()` holds; fail after `seconds`."""
         async with asyncio.timeout(seconds):
             while not condition():
@@ -334,7 +334,7 @@ async def opened(config: Config, filled_home: Path) -> AsyncIterator[House]:
     registry = Registry(config.home)
     engines = {name: ScriptedEngine(each) for name, each in CARDS.items()}
     app = build_app(config, registry, engines)
-    async with listening(app) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
+    async with listening(app) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
         yield House(url, app, registry, engines, http)
     registry.close()
 

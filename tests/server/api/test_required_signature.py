@@ -126,7 +126,7 @@ async def test_an_unsigned_pin_is_not_made_resident(house: Any, keys: tuple[Path
     await house.eventually(lambda: pinned)
     assert pinned[0] == []
     house.registry.evidence.sign("local", "a", keys[0])
-    await house.eventually(lambda: pinned[-1] == [house.digest("a")], seconds=5)
+    await house.eventually(lambda: pinned[-1] == [house.digest("a")])
     following.cancel()
 
 

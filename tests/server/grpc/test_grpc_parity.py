@@ -134,7 +134,7 @@ class BothDoors:
 
     async def _over_grpc(self, method: str, request: Any) -> dict[str, Any]:
         metadata = [("authorization", f"Bearer {self._key}")]
-        call = getattr(self._stub, method)(request, metadata=metadata, timeout=30)
+        call = getattr(self._stub, method)(request, metadata=metadata, timeout=120)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             [piece async for piece in call] if method == "Generate" else await call
         trailing = dict(caught.value.trailing_metadata())
