@@ -5,82 +5,35 @@ Each is what a caller would send to us instead, and how it must be refused. The 
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
-import pickle
-import tarfile
-from io import BytesIO
-from typing import Any, NamedTuple
 
-Fields = dict[str, Any]
-COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
-FILES, JOBS = "/v1/files", "/v1/fine_tuning/jobs"
-JSON = {"content-type": "application/json"}
-METADATA_SERVICE = "http://169.254.169.254/latest/meta-data/"
-LOOP = "{% for a in range(10**9) %}{% for b in range(10**9) %}{{ b }}{% endfor %}{% endfor %}"
-ESCAPE = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+from rootstock_wire.registry import PEFT_FILES
 
-
-class Attack(NamedTuple):
-    id: str
-    path: str
-    body: Any = None  # of JSON; bytes go as they are
-    status: int = 400
-    param: str | None = None  # the field that the refusal names
-    method: str = "POST"
-    headers: Fields = JSON
-    twin: Fields | None = None  # what a GenerateRequest says instead, where it has the field
-
-
-class Opens:
-    """What a pickle would do if anybody read it."""
-
-    def __reduce__(self) -> Any:
-        return (open, ("/tmp/rootstock-was-here", "w"))
-
-
-PICKLE = pickle.dumps(Opens())
-PICKLED = base64.b64encode(PICKLE).decode()
-
-
-def asks(id: str, param: str, value: Any, twin: Fields | None = None) -> Attack:
-    """One field of a completion, or more of them where the value is a table of `...`."""
-    return Attack(id, COMPLETIONS, {"model": "toy", "prompt": "hi", param: value}, 400, param,
-                  twin=twin)  # fmt: skip
-
-
-def says(id: str, param: str, content: Any = "hi", **fields: Any) -> Attack:
-    """A chat with this content."""
-    messages = [{"role": "user", "content": content}]
-    return Attack(id, CHAT, {"model": "toy", "messages": messages, **fields}, 400, param)
-
-
-def knocks(id: str, path: str, body: Any = None, method: str = "POST") -> Attack:
-    """A door that others have and we do not."""
-    return Attack(id, path, body, 404, None, method)
-
-
-def sends(id: str, name: str, data: bytes, *more: tuple[str, bytes]) -> Attack:
-    """An upload by the name of `name`, with `more` parts before it."""
-    body = b""
-    for field, value in (("purpose", b"fine-tune"), *more):
-        body += b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n' % field.encode()
-        body += value + b"\r\n"
-    body += b'--x\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n'
-    body = body.replace(b"%s", name.encode()) + data + b"\r\n--x--\r\n"
-    kind = {"content-type": "multipart/form-data; boundary=x"}
-    return Attack(id, FILES, body, 400, "file", headers=kind)
-
-
-def tarred() -> bytes:
-    file = BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        link = tarfile.TarInfo("escape")
-        link.type, link.linkname = tarfile.SYMTYPE, "../" * 60 + "etc/passwd"
-        archive.addfile(link)
-    return file.getvalue()
-
+from tests.server.attack import (
+    COMPLETIONS,
+    EMBEDDINGS,
+    ESCAPE,
+    FILES,
+    JOBS,
+    JSON,
+    LOOP,
+    METADATA_SERVICE,
+    PICKLE,
+    PICKLED,
+    WEIGHTS,
+    A,
+    Attack,
+    Fields,
+    asks,
+    headed,
+    knocks,
+    offers,
+    says,
+    sends,
+    tarred,
+    tensor,
+)
 
 CODE = [
     # vLLM with Mooncake unpickled whatever came over ZeroMQ, on all interfaces
@@ -174,7 +127,48 @@ PLACES = [
            headers=JSON | {"content-encoding": "gzip"}),
 ]  # fmt: skip
 
+IMPORTS = {"base_model_class": "X", "parent_library": "os"}
+FOLDERS = [
+    # PEFT imported the module that a config named
+    offers("peft#3085", PEFT_FILES[0], auto_mapping=IMPORTS),
+    # and another one
+    offers("transformers#46482", PEFT_FILES[0], megatron_core="os"),
+    # and trusted remote code for a prompt's tokenizer
+    offers("peft#2888", PEFT_FILES[0], tokenizer_kwargs={"trust_remote_code": True}),
+    # and a config said which remote code to trust, whatever the caller said
+    offers("CVE-2026-5241", PEFT_FILES[0], trust_remote_code=True),
+    offers("CVE-2025-66448", PEFT_FILES[0], auto_map={"AutoModel": "evil/repo--x.X"}),
+    # a pattern that takes for ever to not match
+    offers("CVE-2025-71379-pattern", PEFT_FILES[0], rank_pattern={"(a+)+" * 20 + "$": 2}),
+    # pickled weights under the name of safe ones
+    offers("CVE-2026-24747", PEFT_FILES[1], PICKLE),
+    offers("CVE-2026-33298", PEFT_FILES[1], b"GGUF\x03\0\0\0" + b"\xff" * 64),
+    # one name twice: who audits reads the one, who loads the other
+    offers("safetensors-twice", PEFT_FILES[1], headed(
+        f"{{{tensor(A, [2, 4], 0, 32)}, {tensor(A, [2, 4], 32, 64)}}}", bytes(64))),
+    # a shape whose size overflows
+    offers("mlx#3364", PEFT_FILES[1], headed(f"{{{tensor(A, [1 << 62, 4], 0, 0)}}}", b"")),
+    # a header of a hundred megabytes, which the library allows
+    offers("safetensors-header", PEFT_FILES[1], (100_000_000).to_bytes(8, "little") + WEIGHTS[8:]),
+    # a file cut short, which killed who had mapped it into memory
+    offers("TensorRT-LLM#17368", PEFT_FILES[1], WEIGHTS[:-8]),
+]  # fmt: skip
+
 DEPTH = 100_000
+
+
+def nested(levels: int) -> Fields:
+    """A JSON schema of tables in one another."""
+    schema: Fields = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def a_tool(schema: Fields) -> list[Fields]:
+    return [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+
+
 REGEX = "(" * 300 + "a+" + ")+" * 300 + "$"
 LOAD = [
     # vLLM made as many copies of a request as it asked for, before anything else ran
@@ -218,6 +212,15 @@ LOAD = [
     # nested deeper than a parser can count
     Attack("triton-2.74-lists", COMPLETIONS, b"[" * DEPTH + b"]" * DEPTH, 400),
     Attack("triton-2.74-tables", COMPLETIONS, b'{"a":' * DEPTH + b"1" + b"}" * DEPTH, 400),
+    # less deep: parsed by one, and too deep for the next that reads it
+    says("triton-2.74-tool", "tools[0].function.parameters", tools=a_tool(nested(300))),
+    says("triton-2.74-format", "response_format.json_schema.schema", response_format={
+        "type": "json_schema", "json_schema": {"name": "a", "schema": nested(300)}}),
+    says("triton-2.74-schema", "structured_outputs.json", structured_outputs={
+        "json": nested(450)}),
+    Attack("triton-2.74-text", COMPLETIONS, {"model": "toy", "prompt": "hi", "structured_outputs": {
+        "json": json.dumps(nested(300))}}, 400, "structured_outputs.json",
+        twin={"structured_outputs": {"json": json.dumps(nested(300))}}),
     # more fields than anybody reads, and more of what one field may have few of
     Attack("fields", COMPLETIONS, {"model": "toy", "prompt": "hi", **{
         f"f{n}": n for n in range(100_000)}}, 400),
@@ -236,10 +239,4 @@ ROUTES = [
     knocks("CVE-2026-0545", "/ajax-api/3.0/jobs/1", method="GET"),
 ]
 
-ATTACKS = [*CODE, *PLACES, *LOAD, *ROUTES]
-
-
-def content(attack: Attack) -> bytes | None:
-    if attack.body is None or isinstance(attack.body, bytes):
-        return attack.body
-    return json.dumps(attack.body).encode()
+ATTACKS = [*CODE, *PLACES, *FOLDERS, *LOAD, *ROUTES]

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rootstock_wire.fields import Answer, Ask, Text, only
@@ -17,8 +25,29 @@ MAX_CHOICES = 256
 MAX_CHOICE_CHARS = 1024
 MAX_REGEX_CHARS = 4096
 MAX_DESCRIPTION_CHARS = 8192
+MAX_DEPTH = 128
 
-Schema = dict[str, Any]  # a JSON schema; its size is bounded where it becomes a grammar
+
+def too_deep(value: object) -> bool:
+    """Whether tables and lists lie in one another more than MAX_DEPTH deep: what reads them next,
+    by recursion, could not come to their end."""
+    level: list[Any] = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH + 1):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [each for values in inside for each in values if isinstance(each, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _flat(schema: dict[str, Any]) -> dict[str, Any]:
+    if too_deep(schema):
+        raise PydanticCustomError("too_deep", "is nested over {most} deep", {"most": MAX_DEPTH})
+    return schema
+
+
+# A JSON schema; its size is bounded where it becomes a grammar.
+Schema = Annotated[dict[str, Any], AfterValidator(_flat)]
 SchemaOrText = Annotated[
     Annotated[Text, Tag("text")] | Annotated[Schema, Tag("as_object")],
     Discriminator(lambda x: "text" if isinstance(x, str) else "as_object"),

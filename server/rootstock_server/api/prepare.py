@@ -15,7 +15,7 @@ from typing import Any
 from rootstock_adapters.base_card import BaseCard
 from rootstock_wire.fields import as_list
 from rootstock_wire.openai import ChatBody, ChatMessage, CompletionBody
-from rootstock_wire.structured import ToolCall
+from rootstock_wire.structured import ToolCall, too_deep
 
 from rootstock_server.api import structure, text2text, tools
 from rootstock_server.api.stream import Row
@@ -77,7 +77,8 @@ def _call(call: ToolCall) -> dict[str, Any]:
     arguments: Any = call.function.arguments
     # Templates write the arguments as JSON themselves: most would quote a text once more.
     with contextlib.suppress(ValueError, RecursionError):
-        arguments = json.loads(arguments)
+        read = json.loads(arguments)
+        arguments = arguments if too_deep(read) else read
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 from rootstock_wire.openai import ChatBody, CompletionBody
-from rootstock_wire.structured import StructuredOutputs
+from rootstock_wire.structured import MAX_DEPTH, StructuredOutputs, too_deep
 
 from rootstock_server.api import tools
 from rootstock_server.engine.request import Grammar
@@ -88,9 +88,10 @@ def _of_forms(wanted: StructuredOutputs | None) -> str | None:
             schema = json.loads(schema)
         except (ValueError, RecursionError):
             schema = None
-    if not isinstance(schema, dict):
+    if not isinstance(schema, dict) or too_deep(schema):
         raise BadRequest(
-            "structured_outputs.json: must be a JSON schema, an object or its text",
+            "structured_outputs.json: must be a JSON schema, an object or its text, nested at most "
+            f"{MAX_DEPTH} deep",
             param="structured_outputs.json",
         )
     return _json(schema, "structured_outputs.json")

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.advisories import ATTACKS, COMPLETIONS, Attack, content
+from tests.server.advisories import ATTACKS
+from tests.server.attack import COMPLETIONS, Attack, content
 
 GOOD = {"model": "a", "prompt": "hi", "max_tokens": 11, "seed": 7, "logprobs": 2}
 MADE_ANEW = ("id", "created")
@@ -57,6 +58,7 @@ async def test_it_is_refused_at_once_and_the_next_answer_is_as_ever(house, attac
     assert attack.param is None or attack.status == 404 or attack.param in error["message"]
     assert len(error["message"]) < 500
     assert len(house.decoder.generated) == asked and not house.encoder.encoded
+    assert house.registry.versions("local", "voice") == []
     assert house.registry.files("local") == house.registry.jobs("local") == []
     assert not Path("/tmp/rootstock-was-here").exists()
     assert await good(house) == reference

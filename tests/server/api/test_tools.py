@@ -163,12 +163,13 @@ def test_a_demanded_call_cut_before_its_arguments_is_text() -> None:
     assert reader.push("", "length") == Said('{"name": "lo', (), "length")
 
 
-async def test_a_conversation_with_calls_goes_through_the_template(talks) -> None:
+@pytest.mark.parametrize("arguments", ["{}", "[" * 450 + "]" * 450, "no JSON"])
+async def test_a_conversation_with_calls_goes_through_the_template(talks, arguments) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": arguments}}
     messages = [
-        {"role": "assistant", "tool_calls": [
-            {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}]},
+        {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "sun"},
-    ]  # fmt: skip
+    ]
     body = {"model": "toy", "messages": messages, "max_tokens": 4}
     assert (await talks.post("/v1/chat/completions", body)).status_code == 200
     assert talks.decoder.generated[0].prompt_ids == talks.ids("<assistant><tool>sun<assistant>")

@@ -14,6 +14,9 @@ import pytest_asyncio
 from rootstock_wire.v1 import inference_pb2 as pb
 from rootstock_wire.v1.inference_pb2_grpc import InferenceStub
 
+from tests.server.advisories import ATTACKS
+from tests.server.attack import Attack
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 STATUS = {
@@ -125,6 +128,13 @@ class BothDoors:
         assert over_grpc == over_http
         assert 400 <= over_http["status"] < 500
 
+    async def answer(self) -> list[int]:
+        """A good request's tokens."""
+        request = pb.GenerateRequest(model="triage", text="Hello", max_tokens=8, temperature=0)
+        metadata = [("authorization", f"Bearer {self._key}")]
+        call = self._stub.Generate(request, metadata=metadata, timeout=30)
+        return [token async for piece in call for token in piece.token_ids]
+
     async def _over_http(self, path: str, body: Any) -> dict[str, Any]:
         # json.dumps writes NaN, which a hostile caller may do as well.
         response = await self._http.post(path, content=json.dumps(body))
@@ -183,6 +193,21 @@ async def test_a_bad_chat_is_refused_alike(
     request = pb.GenerateRequest(model="decoder", chat={"messages": messages})
     body = {"model": "decoder", "messages": messages}
     await doors.refuse("Generate", request, "/v1/chat/completions", body)
+
+
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.twin], ids=lambda a: a.id)
+async def test_what_brought_others_down_is_refused_alike_and_stops_no_engine(
+    house: Any, doors: BothDoors, attack: Attack
+) -> None:
+    engine = house.handle.bases["decoder"].engine
+    process, reference = engine._supervisor._process.pid, await doors.answer()
+    assert attack.twin is not None
+    text = {} if "token_ids" in attack.twin else {"text": "hi"}
+    request = pb.GenerateRequest(**({"model": "decoder"} | text | attack.twin))
+    body = attack.body | ({} if "model" in attack.twin else {"model": "decoder"})
+    await doors.refuse("Generate", request, attack.path, body)
+    assert await doors.answer() == reference
+    assert engine._supervisor._process.pid == process
 
 
 @pytest.mark.parametrize("task", ["nothing", "Not A Name"])
