@@ -202,23 +202,6 @@ def test_a_stream_that_outlives_the_drain_ends_with_an_error_event(start) -> Non
     assert server.process.wait(60) == 0
 
 
-def test_a_killed_engine_is_told_to_who_waited_and_started_again(start) -> None:
-    server = start()
-    with stream("POST", f"{server.url}/v1/completions", json=LONG | {"n": 8}) as response:
-        lines = response.iter_lines()
-        next(lines)
-        killed = time.monotonic()
-        for pid in engines_of(server.process):
-            os.kill(pid, signal.SIGKILL)
-        rest = [line for line in lines if line]
-    assert time.monotonic() - killed < 20  # or they would have waited for ever
-    assert "error" in json.loads(rest[-1].removeprefix("data: "))
-    until(lambda: get(f"{server.url}/readyz").status_code == 200)
-    body = LONG | {"stream": False, "max_tokens": 2}
-    assert post(f"{server.url}/v1/completions", json=body).status_code == 200
-    assert server.stop() == 0
-
-
 def test_the_sidecar_is_started_again_when_it_ends_and_ends_with_the_server(start) -> None:
     server = start(no_sidecar=False)
 
