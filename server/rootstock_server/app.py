@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ from rootstock_server.tenancy.trust import Trust
 
 MAX_HEADER_BYTES = 16 * 1024
 KEEP_ALIVE_S = 75
+WAITING_THREADS = 32  # as many as Python itself takes on a large machine
 LAST_WORDS_S = 2.0  # for the error events of streams that outlived the drain
 
 
@@ -96,7 +98,18 @@ def serve(config: Config) -> None:
     asyncio.run(_serve(config, Console()))
 
 
+def wait_in_threads() -> None:
+    """Give the running loop threads enough for those who wait for a database, a disk or a bucket.
+
+    asyncio's own number follows the cores: on a small machine a few slow reads would hold up
+    everybody, down to the look at a key.
+    """
+    threads = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waits")
+    asyncio.get_running_loop().set_default_executor(threads)
+
+
 async def _serve(config: Config, console: Console) -> None:
+    wait_in_threads()
     stop = asyncio.Event()
     storage.remember(config.home, config.database_url, config.blobs, config.limits.blob_cache_mib)
     registry = Registry(config.home)
