@@ -46,11 +46,15 @@ def s3_server() -> Iterator[str]:
 
 @dataclass
 class Proxy:
-    """`faults` are used up one per request, oldest first; `requests` are what has come in."""
+    """`faults` are used up one per request, oldest first; `requests` are what has come in.
+
+    A list that is `stale` is the last one that was not: `listed`.
+    """
 
     address: str
     faults: deque[str] = field(default_factory=deque)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    listed: tuple[int, dict[str, str], bytes] = (200, {}, b"")
 
     def sent(self, method: str) -> int:
         return sum(1 for request in self.requests if request[0] == method)
@@ -72,7 +76,7 @@ def proxy_to(server: str) -> Iterator[Proxy]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             proxy.requests.append((self.command, self.path, headers))
             fault = proxy.faults.popleft() if proxy.faults else ""
-            _Answer(self, backend, body).give(fault)
+            _Answer(proxy, self, backend, body).give(fault)
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _any
 
@@ -90,7 +94,10 @@ def proxy_to(server: str) -> Iterator[Proxy]:
 
 
 class _Answer:
-    def __init__(self, handler: BaseHTTPRequestHandler, backend: str, body: bytes) -> None:
+    def __init__(
+        self, proxy: Proxy, handler: BaseHTTPRequestHandler, backend: str, body: bytes
+    ) -> None:
+        self._proxy = proxy
         self._handler = handler
         self._backend = backend
         self._body = body
@@ -105,8 +112,13 @@ class _Answer:
             handler.close_connection = True
         elif fault in ("500", "503", "403", "409"):
             self._send(int(fault), {}, _DENIED if fault == "403" else _SLOW_DOWN)
+        elif fault == "stale":
+            self._send(*self._proxy.listed)
         else:
-            self._send(*self._forwarded(), fault=fault)
+            answer = self._forwarded()
+            if "list-type" in handler.path:
+                self._proxy.listed = answer
+            self._send(*answer, fault=fault)
 
     def _forwarded(self) -> tuple[int, dict[str, str], bytes]:
         handler = self._handler

@@ -260,3 +260,25 @@ def test_damage_in_a_bucket_is_seen_past_the_copy_and_quarantined_until_repaired
     assert publish() == version
     assert registry.inspect("local", "triage").damage is None
     registry.close()
+
+
+def test_a_list_that_is_stale_costs_nothing_that_is_named(
+    home: Path, place: str, card: BaseCard, head: Head, lineage: Lineage, proxy: Proxy
+) -> None:
+    registry = Registry(home, blobs=place)
+    part = head(1.0)
+    early = registry.blobs.put(part.data)  # named by nobody yet
+    stray = registry.blobs.put(b"stray")
+    assert registry.gc(grace_s=3600).blobs == 2
+    registry.blobs.delete([stray])
+    version = registry.publish("local", "triage", card, [part], lineage=lineage)
+    assert version.manifest.parts[0].blob == early
+    before = proxy.sent("GET")
+    proxy.faults.append(
+        "stale"
+    )  # shows what is gone, not what has come, and as garbage what is not
+    registry.gc(grace_s=0)
+    assert not proxy.faults and proxy.sent("GET") > before
+    assert registry.blobs.get(early) == part.data
+    assert {entry.digest for entry in registry.blobs.entries()} == {early, version.digest}
+    registry.close()
