@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from tests.server.engine.thrashing import assert_empty, crowd, thrash
+
 
 def test_preempted_rows_answer_what_they_would_have_answered(rig):
     one = rig("llama", kv_cache_mib=1, max_batch_tokens=96)
@@ -31,3 +33,13 @@ def test_cached_prefixes_answer_what_they_would_have_answered(rig):
         ]
         one.prove(commands)
     assert one.engine.scheduler.prefix_hit_tokens >= 32 * 12
+
+
+def test_what_comes_and_goes_around_long_answers_changes_none(rig, tmp_path):
+    """Short of memory for versions and for the cache, with callers who leave at any moment."""
+    one = rig("llama", kv_cache_mib=1, max_batch_tokens=48)
+    crowd(one, tmp_path)
+    told = thrash(one, seed=3)
+    print(told)
+    assert told["checked"] and told["cancelled"] and told["evicted"]
+    assert_empty(one)
