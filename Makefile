@@ -46,8 +46,9 @@ demo: $(KERNELS) ## the main job, end to end (ARGS=--once leaves after it instea
 bench: $(KERNELS) ## the short set of scenarios against peers, interleaved; writes benchmarks/results/ (ARGS=...)
 	$(BIN)/rootstock bench --scenario short $(ARGS)
 
-soak: $(KERNELS) ## bases at full shape, every method served, long crash tests; at most 24 GiB
-	$(BIN)/pytest tests/soak/soak.py tests/soak/methods.py tests/registry/soak.py tests/trainer/soak.py -s $(ARGS)
+soak: $(KERNELS) ## bases at full shape, every method served, kills and mutated inputs at length; at most 24 GiB
+	$(BIN)/pytest tests/soak/soak.py tests/soak/methods.py tests/soak/fuzzing.py tests/soak/killing.py \
+		tests/registry/soak.py tests/server/engine/soak.py tests/trainer/soak.py -s $(ARGS)
 
 gpu: ## prove and measure the GPU backend with PYTHON as it is; installs nothing
 	PYTHONPATH=server:adapters_registry $(PYTHON) -m benchmarks.gpu $(ARGS)

@@ -95,14 +95,16 @@ def test_a_reader_never_passes_over_a_change_of_ten_writers(
     def read() -> None:
         finished = False
         while not finished:
-            finished = done.is_set()
+            finished = done.wait(0.001)  # a reader without a pause starves the writers
             seen.extend(change.seq for change in reader.changes(seen[-1] if seen else 0))
 
     with ThreadPoolExecutor(11) as pool:
         reading = pool.submit(read)
         aliases = [f"a{number}" for number in range(30)]
-        list(pool.map(lambda alias: filled.promote("local", "triage:1", alias), aliases))
-        done.set()
+        try:
+            list(pool.map(lambda alias: filled.promote("local", "triage:1", alias), aliases))
+        finally:
+            done.set()
         reading.result()
     assert seen == [change.seq for change in filled.changes()]
 
