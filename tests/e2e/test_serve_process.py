@@ -82,10 +82,10 @@ def test_it_says_where_it_is_asks_for_keys_and_leaves_nothing_behind(home, start
     _, secret = registry.create_key("acme", "caller")
     registry.close()
     server = start(no_auth=False)
+    until(lambda: {server.url, server.grpc} <= set(server.log.read_text().split()))
     facts = json.loads((home / "run" / "server.json").read_text())
     assert (facts["pid"], facts["bases"]) == (server.process.pid, ["tiny"])
     assert (home / "run").stat().st_mode & 0o777 == 0o700
-    assert server.url in server.log.read_text() and server.grpc in server.log.read_text()
     assert get(f"{server.url}/readyz").status_code == 200
     body = {"model": "tiny", "prompt": "hello", "max_tokens": 2}
     assert post(f"{server.url}/v1/completions", json=body).status_code == 401

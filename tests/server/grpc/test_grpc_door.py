@@ -370,10 +370,11 @@ async def test_calls_are_counted_like_http_requests(house: Any, client: GrpcClie
     await client.embed("good", model="encoder")
     with pytest.raises(ApiError):
         await client.embed("good", model="nobody")
-    counted = house.handle.telemetry.exposition().decode()
     for status in ("200", "404"):
         labels = f'route="/rootstock.v1.Inference/Embed",status="{status}"'
-        assert f"rootstock_requests_total{{{labels}}}" in counted
+        name = f"rootstock_requests_total{{{labels}}}"
+        # Counted when the call is over, which its caller knows a moment sooner.
+        await until(lambda name=name: name in house.handle.telemetry.exposition().decode())
 
 
 async def test_combined_versions_answer_as_over_http(house: Any, client: GrpcClient) -> None:
