@@ -84,8 +84,8 @@ class EngineClient:
         """
         self._ready = asyncio.get_running_loop().create_future()
         self._receiver = asyncio.create_task(self._receive())
-        await self._supervisor.start()
         try:
+            await self._supervisor.start()
             self.started = await self._ready
         except BaseException:
             await self._supervisor.stop()  # a base that cannot be served is not tried again

@@ -305,7 +305,8 @@ async def test_requests_before_the_engine_is_loaded_are_overloaded(folder, tmp_p
     with pytest.raises(Overloaded, match="starting"):
         await tokens(one, generation("a"))
     starting = asyncio.create_task(one.start())
-    await eventually(lambda: one.alive)
+    await eventually(lambda: one._supervisor._process is not None)
+    assert one.alive
     with pytest.raises(Overloaded, match="starting"):
         await tokens(one, generation("b"))
     starting.cancel()
